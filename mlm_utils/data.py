@@ -1,0 +1,185 @@
+"""The book's tables: one checked pandas table each, read from ``data/``.
+
+`data/README.md` tells where each table comes from. A wheel of this package carries them.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+CHEESES = ("A", "B", "C", "D")
+BACKGROUNDS = ("rural", "urban")
+
+SHA256 = {
+    "cheese.csv": "6dfbefd8f5586526d9612731d00ea5c34496c063f22a1dc2ae6a7cb49c47e935",
+    "published_turing_tables.csv": "fdb56012584ed448709ba1ad9e386711be0113a72dbb5a1cd8ef5b6b1faacf97",
+}
+
+
+def load_cheese() -> pd.DataFrame:
+    """Load the cheese ratings: 20 raters scored two samples of each of four cheeses.
+
+    Returns
+    -------
+    pandas.DataFrame
+        160 rows in the published order, with columns
+
+        - ``cheese``: category ``A``, ``B``, ``C``, ``D``;
+        - ``rater``: category ``rural 1`` ... ``rural 10``, ``urban 1`` ... ``urban 10``. The
+          file reuses ids 1 to 10 in both backgrounds; the label tells the people apart;
+        - ``background``: category ``rural``, ``urban``;
+        - ``y``: integer rating in points (33 to 91 observed).
+
+    Raises
+    ------
+    ValueError
+        If the file was changed, or the table is not the balanced design described above.
+
+    Notes
+    -----
+    Source and probable origin: ``data/README.md``.
+    """
+    raw = _read_table("cheese.csv")
+    raters = [f"{background} {i}" for background in BACKGROUNDS for i in range(1, 11)]
+    table = pd.DataFrame(
+        {
+            "cheese": to_categories(raw["cheese"], CHEESES),
+            "rater": to_categories(raw["background"] + " " + raw["rater"].astype(str), raters),
+            "background": to_categories(raw["background"], BACKGROUNDS),
+            "y": raw["y"],
+        }
+    )
+    check_table(table, numeric=["y"], categorical=["cheese", "rater", "background"])
+    if not pd.api.types.is_integer_dtype(table["y"]):
+        raise ValueError(f"column 'y' must hold integer ratings, got {table['y'].dtype}")
+    tasted = table.groupby(["rater", "cheese"], observed=False).size()
+    if not (tasted == 2).all():
+        (rater, cheese), n = next(iter(tasted[tasted != 2].items()))
+        raise ValueError(f"rater {rater!r} scored cheese {cheese!r} {n} times instead of twice")
+    return table
+
+
+def load_published_tables() -> pd.DataFrame:
+    """Load the summary tables printed by the published Turing tutorial.
+
+    Returns
+    -------
+    pandas.DataFrame
+        36 rows, one a parameter of one of the three published fits, with columns ``model``,
+        ``parameter`` (this book's name: ``beta[A]``), ``published_as`` (the name printed
+        there), ``mean``, ``std``, ``naive_se``, ``mcse``, ``ess``, ``rhat``, ``ess_per_sec``.
+
+    Raises
+    ------
+    ValueError
+        If the file was changed.
+    """
+    table = _read_table("published_turing_tables.csv")
+    check_table(table, numeric=["mean", "std", "mcse", "ess", "rhat"])
+    return table
+
+
+def to_categories(column: pd.Series, levels: Sequence) -> pd.Series:
+    """Turn a column into categories in a stated order, refusing any value outside them.
+
+    Parameters
+    ----------
+    column : pandas.Series
+        Values without missing entries.
+    levels : sequence
+        The allowed values, in order.
+
+    Returns
+    -------
+    pandas.Series
+        The same rows, with dtype ``category`` and ``levels`` as its categories.
+
+    Raises
+    ------
+    ValueError
+        If a value is missing or not among `levels`.
+    """
+    unknown = ~column.isin(list(levels))
+    if unknown.any():
+        row = column.index[unknown][0]
+        raise ValueError(
+            f"column {column.name!r} holds {column[row]!r} in row {row!r}, which is not one of "
+            f"{list(levels)}: correct the value or add it to the levels"
+        )
+    return column.astype(pd.CategoricalDtype(list(levels)))
+
+
+def check_table(
+    table: pd.DataFrame, *, numeric: Sequence[str] = (), categorical: Sequence[str] = ()
+) -> None:
+    """Refuse a table that a model would misread in silence.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        At least one row.
+    numeric : sequence of str
+        Columns that must hold finite numbers.
+    categorical : sequence of str
+        Columns that must hold labels: categories, text or integers.
+
+    Raises
+    ------
+    TypeError
+        If `table` is not a DataFrame or a column has the wrong type.
+    ValueError
+        If the table is empty, or a column is absent, repeated, missing a value or infinite.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be a pandas DataFrame, got {type(table).__name__}")
+    if table.empty:
+        raise ValueError(f"table is empty (shape {table.shape}): give it at least one row")
+    for name in [*numeric, *categorical]:
+        found = list(table.columns).count(name)
+        if found != 1:
+            raise ValueError(
+                f"column {name!r} occurs {found} times in the table, whose columns are "
+                f"{list(table.columns)}: rename or add the column so that it occurs once"
+            )
+        column = table[name]
+        if column.isna().any():
+            row = column.index[column.isna()][0]
+            raise ValueError(
+                f"column {name!r} has no value in row {row!r} ({int(column.isna().sum())} missing "
+                "in all): drop or impute those rows before fitting"
+            )
+    for name in numeric:
+        column = table[name]
+        if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+            raise TypeError(
+                f"column {name!r} must hold numbers, got {column.dtype} (first value "
+                f"{column.iloc[0]!r}): convert it with pandas.to_numeric"
+            )
+        infinite = column.abs() == float("inf")
+        if infinite.any():
+            row = column.index[infinite][0]
+            raise ValueError(
+                f"column {name!r} is {column[row]} in row {row!r}: replace it by a finite number"
+            )
+    for name in categorical:
+        if pd.api.types.is_float_dtype(table[name]):
+            raise TypeError(
+                f"column {name!r} must hold labels, got floats (first value "
+                f"{table[name].iloc[0]!r}): convert it with astype(int) or astype(str)"
+            )
+
+
+def _read_table(name: str) -> pd.DataFrame:
+    """Read ``data/<name>``, or the copy a wheel carries, after checking its bytes."""
+    here = Path(__file__).resolve().parent
+    folder = next(f for f in (here / "_tables", here.parent / "data") if f.is_dir())
+    path = folder / name
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != SHA256[name]:
+        raise ValueError(
+            f"{path} was changed (sha256 {digest[:12]}..., expected {SHA256[name][:12]}...): "
+            "restore it from the repository or reinstall the package"
+        )
+    return pd.read_csv(path)

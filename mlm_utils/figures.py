@@ -1,0 +1,28 @@
+"""The house style of the figures, and drawings that more than one chapter uses."""
+
+import matplotlib as mpl
+import matplotlib_inline.backend_inline
+import seaborn as sns
+
+# Seaborn's colour-blind-safe palette. A background has the same colour in every figure.
+BACKGROUND_COLOURS = {"rural": "#0173b2", "urban": "#de8f05"}
+
+
+def use_house_style() -> None:
+    """Set the look of every figure: seaborn's ticks style, safe colours, sharp vector output."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette="colorblind",
+        rc={
+            "figure.figsize": (7.0, 4.0),
+            "figure.constrained_layout.use": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "legend.frameon": False,
+            "svg.fonttype": "path",
+            "svg.hashsalt": "mlm-utils",
+        },
+    )
+    mpl.rcParams["figure.dpi"] = 100
+    matplotlib_inline.backend_inline.set_matplotlib_formats("svg", metadata={"Date": None})

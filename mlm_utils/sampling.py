@@ -1,0 +1,418 @@
+"""Fitting: one call from a model to labelled draws that passed the gate.
+
+The gate: max R-hat <= 1.01, min bulk and tail ESS >= 400, no divergence. A fit that misses
+it raises :class:`ConvergenceError`; a fit shown as an exhibit of failure must miss it.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+
+import arviz as az
+import jax
+import numpy as np
+import numpyro
+from arviz_base.io_numpyro import infer_dims
+from numpyro.infer import MCMC, NUTS, Predictive, init_to_median
+from xarray import DataTree
+
+MAX_RHAT = 1.01
+MIN_ESS = 400
+
+# While the book builds, this variable names the folder of the ledger (`_build/fits`).
+LEDGER_VARIABLE = "MLM_LEDGER"
+_chapter = None  # the chapter that called `mlm_utils.setup`, for the ledger alone
+
+
+class ConvergenceError(RuntimeError):
+    """A fit missed the convergence gate, or an exhibit of failure passed it."""
+
+
+def fit(
+    model: Callable,
+    arguments: Mapping,
+    *,
+    key: jax.Array,
+    labels: Mapping | None = None,
+    chains: int = 4,
+    warmup: int = 1000,
+    draws: int = 1000,
+    target_accept: float = 0.8,
+    dense_mass: bool = False,
+    name: str | None = None,
+    exhibit: bool = False,
+    progress: bool | None = None,
+) -> DataTree:
+    """Draw from a model's posterior with NUTS and refuse draws that did not converge.
+
+    Parameters
+    ----------
+    model : callable
+        A NumPyro model.
+    arguments : mapping
+        The model's keyword arguments, the outcome among them.
+    key : jax.Array
+        Random key, for example ``jax.random.key(1)``. The same key gives the same draws.
+    labels : mapping, optional
+        Plate name -> ``(dimension name, labels)``; see :class:`mlm_utils.design.Design`.
+    chains, warmup, draws : int
+        Number of chains, and of steps a chain before and after adaptation. On a CPU the chains
+        run in parallel where :func:`mlm_utils.setup` made enough devices.
+    target_accept : float
+        NUTS adapts its step size to this mean acceptance probability, in (0, 1).
+    dense_mass : bool
+        Adapt a full mass matrix (posterior correlations) rather than a diagonal one.
+    name : str, optional
+        Name of the fit in the ledger. Default: the model's name.
+    exhibit : bool
+        The fit is shown because it fails: it must miss the gate, and is returned.
+    progress : bool, optional
+        Show a progress bar. Default: at a terminal or in a live notebook, never in the book.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups ``posterior``, ``sample_stats``, ``log_likelihood`` and ``observed_data``, with
+        the dimensions of `labels`.
+
+    Raises
+    ------
+    ConvergenceError
+        If max R-hat > 1.01, min bulk or tail ESS < 400 or there is any divergence; for an
+        exhibit, if none of these holds.
+    TypeError, ValueError
+        If an argument is of the wrong type or out of range.
+    RuntimeError
+        If float64 is off: call :func:`mlm_utils.setup` first.
+    """
+    labels = {} if labels is None else labels
+    dims, coords = _check_call(model, arguments, key, labels)
+    if not any(site["is_observed"] for site in _trace(model, arguments)):
+        raise ValueError(
+            f"{_name(model)} observes nothing with these arguments: pass y (y=None draws it)"
+        )
+    for option, value, least in (("chains", chains, 1), ("warmup", warmup, 1), ("draws", draws, 4)):
+        _check_count(option, value, least)
+    if isinstance(target_accept, bool) or not isinstance(target_accept, Real):
+        raise TypeError(f"target_accept must be a number, got {target_accept!r}: try 0.9")
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept must lie in (0, 1), got {target_accept}: try 0.9")
+    mcmc = MCMC(
+        NUTS(
+            model,
+            target_accept_prob=target_accept,
+            dense_mass=dense_mass,
+            init_strategy=init_to_median,
+        ),
+        num_warmup=warmup,
+        num_samples=draws,
+        num_chains=chains,
+        chain_method="parallel" if jax.local_device_count() >= chains else "sequential",
+        progress_bar=_someone_watches() if progress is None else progress,
+    )
+    start = time.perf_counter()
+    with _compile_seconds() as compiling:
+        mcmc.run(
+            key,
+            **arguments,
+            extra_fields=("num_steps", "accept_prob", "energy", "diverging"),
+        )
+        jax.block_until_ready(mcmc.get_samples())
+    seconds = time.perf_counter() - start
+    posterior = az.from_numpyro(mcmc, dims=dims, coords=coords, log_likelihood=True)
+    record = _record(posterior)
+    record |= {
+        "model": _name(model),
+        "name": name or _name(model),
+        "data": _describe(arguments),
+        "chains": chains,
+        "warmup": warmup,
+        "draws": draws,
+        "exhibit": exhibit,
+        "seconds_compile": round(compiling[0], 3),
+        "seconds_sample": round(seconds - compiling[0], 3),
+    }
+    _write_record(record)
+    if record["misses"] and not exhibit:
+        raise ConvergenceError(
+            f"the fit {record['name']!r} did not converge: {'; '.join(record['misses'])}. Draw "
+            "longer, raise target_accept, or write the model in another form"
+        )
+    if exhibit and not record["misses"]:
+        raise ConvergenceError(
+            f"the fit {record['name']!r} is marked an exhibit of failure but passed the gate "
+            f"(max R-hat {record['max_rhat']:.4f}, min bulk ESS {record['min_ess_bulk']:.0f}, "
+            f"min tail ESS {record['min_ess_tail']:.0f}, no divergence): remove exhibit=True"
+        )
+    return posterior
+
+
+def prior_predictive(
+    model: Callable,
+    arguments: Mapping,
+    *,
+    key: jax.Array,
+    labels: Mapping | None = None,
+    draws: int = 1000,
+) -> DataTree:
+    """Draw parameters from the prior and the outcome they imply.
+
+    Parameters
+    ----------
+    model, arguments, key, labels
+        As in :func:`fit`; the outcome ``y`` is ignored.
+    draws : int
+        Number of draws.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups ``prior`` and ``prior_predictive``, one chain of `draws` draws.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As in :func:`fit`.
+    """
+    arguments = dict(arguments) | {"y": None}
+    dims, coords = _check_call(model, arguments, key, {} if labels is None else labels)
+    _check_count("draws", draws, 1)
+    drawn = Predictive(model, num_samples=draws)(key, **arguments)
+    drawn = {name: np.asarray(value)[None] for name, value in drawn.items()}
+    groups = {"prior_predictive": {"y": drawn.pop("y")}, "prior": drawn}
+    return az.from_dict(groups, dims=dims, coords=coords)
+
+
+def posterior_predictive(
+    model: Callable,
+    arguments: Mapping,
+    posterior: DataTree,
+    *,
+    key: jax.Array,
+    labels: Mapping | None = None,
+) -> DataTree:
+    """Draw a new outcome for every posterior draw.
+
+    Parameters
+    ----------
+    model, arguments, key, labels
+        As in :func:`fit`; the outcome ``y`` is ignored. `arguments` may describe new rows.
+    posterior : xarray.DataTree
+        What :func:`fit` returned for `model`.
+
+    Returns
+    -------
+    xarray.DataTree
+        Group ``posterior_predictive``, with the chains and draws of `posterior`; where the
+        fit's own rows are predicted, its ``observed_data`` as well.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As in :func:`fit`, and if `posterior` lacks a parameter of the model.
+    """
+    arguments = dict(arguments) | {"y": None}
+    dims, coords = _check_call(model, arguments, key, {} if labels is None else labels)
+    if not isinstance(posterior, DataTree) or "posterior" not in posterior.children:
+        raise TypeError(
+            f"posterior must be the DataTree that fit() returned, got {type(posterior).__name__}"
+        )
+    parameters = {name: np.asarray(draws) for name, draws in posterior["posterior"].items()}
+    needed = {site["name"] for site in _trace(model, arguments)} - {"y"}
+    if absent := sorted(needed - set(parameters)):
+        raise ValueError(
+            f"posterior has no draws of {absent}: it was fitted with another model than "
+            f"{_name(model)}"
+        )
+    drawn = Predictive(model, parameters, batch_ndims=2, return_sites=["y"])(key, **arguments)
+    groups = {"posterior_predictive": {"y": np.asarray(drawn["y"])}}
+    observed = posterior["observed_data"]["y"]
+    if observed.shape == drawn["y"].shape[2:]:
+        groups["observed_data"] = {"y": observed.to_numpy()}
+    return az.from_dict(groups, dims=dims, coords=coords)
+
+
+def open_ledger(chapter: str) -> None:
+    """Name the chapter whose fits follow and, while the book builds, clear its old records.
+
+    Parameters
+    ----------
+    chapter : str
+        Slug of the chapter: lower-case letters, digits and underscores.
+
+    Raises
+    ------
+    ValueError
+        If `chapter` is not a slug.
+    """
+    global _chapter
+    if not isinstance(chapter, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", chapter):
+        raise ValueError(
+            f"chapter must be a slug such as 'random_intercept', got {chapter!r}: use the name of "
+            "the chapter's file without its ending"
+        )
+    _chapter = chapter
+    folder = os.environ.get(LEDGER_VARIABLE)
+    if folder:
+        for old in Path(folder).glob(f"{chapter}.*.json"):
+            old.unlink()
+
+
+def _check_call(model, arguments, key, labels):
+    """Check what every entry point takes; return the dimensions and coordinates."""
+    if not callable(model):
+        raise TypeError(f"model must be a NumPyro model function, got {model!r}")
+    if not isinstance(arguments, Mapping):
+        raise TypeError(
+            f"arguments must be a mapping of {_name(model)}'s keyword arguments, got "
+            f"{type(arguments).__name__}: a Design holds one as design.arguments"
+        )
+    if not jax.config.jax_enable_x64:
+        raise RuntimeError("float64 is off: call mlm_utils.setup() before anything uses JAX")
+    if not isinstance(key, jax.Array) or not (
+        jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    ):
+        raise TypeError(f"key must be a random key, got {key!r}: use jax.random.key(1)")
+    try:
+        inspect.signature(model).bind(**arguments)
+    except TypeError as error:
+        raise TypeError(f"arguments do not fit {_name(model)}: {error}") from None
+    plates = {}
+    for site in _trace(model, arguments):
+        plates |= {plate.name: plate.size for plate in site["cond_indep_stack"]}
+    coords = {}
+    for plate, size in plates.items():
+        name, values = labels.get(plate, (plate, tuple(range(size))))
+        if len(values) != size:
+            raise ValueError(
+                f"labels[{plate!r}] names {len(values)} values of {name!r}, but the model's plate "
+                f"has size {size}: give one label a position, in order"
+            )
+        coords[name] = list(values)
+    rename = {plate: labels[plate][0] for plate in plates if plate in labels}
+    dims = {
+        site: [rename.get(dim, dim) for dim in dims]
+        for site, dims in infer_dims(model, None, arguments).items()
+    }
+    return dims, coords
+
+
+def _trace(model, arguments):
+    """Return the sample sites of a model as it runs with these arguments."""
+    seeded = numpyro.handlers.seed(model, jax.random.key(0))
+    trace = numpyro.handlers.trace(seeded).get_trace(**arguments)
+    return [site for site in trace.values() if site["type"] == "sample"]
+
+
+def _check_count(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}: try {name}=1000")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _name(model) -> str:
+    return getattr(model, "__name__", type(model).__name__)
+
+
+def _someone_watches() -> bool:
+    """Whether a person sees a progress bar: a terminal or a live notebook, not a build."""
+    if os.environ.get(LEDGER_VARIABLE):
+        return False
+    if sys.stderr is not None and sys.stderr.isatty():
+        return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+@contextlib.contextmanager
+def _compile_seconds():
+    """Sum the seconds JAX spends compiling inside the block, in a list of one."""
+    total = [0.0]
+
+    def add(event, duration, **_):
+        if event.startswith("/jax/core/compile/"):
+            total[0] += duration
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+    try:
+        yield total
+    finally:
+        jax.monitoring.unregister_event_duration_listener(add)
+
+
+def _record(posterior) -> dict:
+    """Return the figures of the ledger: diagnostics of the fit and of each parameter."""
+    table = az.summary(posterior, kind="all", round_to="none")
+    divergences = int(posterior["sample_stats"]["diverging"].sum())
+    misses = []
+    for column, bad, limit in (
+        ("r_hat", ~(table["r_hat"] <= MAX_RHAT), f"> {MAX_RHAT}"),
+        ("ess_bulk", ~(table["ess_bulk"] >= MIN_ESS), f"< {MIN_ESS}"),
+        ("ess_tail", ~(table["ess_tail"] >= MIN_ESS), f"< {MIN_ESS}"),
+    ):
+        if bad.any():
+            figures = table.loc[bad, column]
+            worst = (
+                figures.isna().idxmax()
+                if figures.isna().any()
+                else (figures.idxmax() if column == "r_hat" else figures.idxmin())
+            )
+            misses.append(f"{column} of {worst} is {figures[worst]:.4g} ({limit})")
+    if divergences:
+        misses.append(f"{divergences} divergent transitions after warm-up (> 0)")
+    return {
+        "max_rhat": float(table["r_hat"].max()),
+        "min_ess_bulk": float(table["ess_bulk"].min()),
+        "min_ess_tail": float(table["ess_tail"].min()),
+        "divergences": divergences,
+        "misses": misses,
+        "parameters": {
+            name: {
+                "mean": float(row["mean"]),
+                "sd": float(row["sd"]),
+                "mcse": float(row["mcse_mean"]),
+            }
+            for name, row in table.iterrows()
+        },
+    }
+
+
+def _describe(arguments) -> dict:
+    """Return the shapes of the arrays and a digest of all arguments, for the ledger."""
+    digest = hashlib.sha256()
+    shapes = {}
+    for name in sorted(arguments):
+        value = np.asarray(arguments[name])
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+        if value.ndim:
+            shapes[name] = list(value.shape)
+    return {"shapes": shapes, "sha256": digest.hexdigest()}
+
+
+def _write_record(record) -> None:
+    """Write a record of a fit, while the book builds."""
+    folder = os.environ.get(LEDGER_VARIABLE)
+    if not folder:
+        return
+    if _chapter is None:
+        raise RuntimeError(
+            "the book is building but no chapter is named: call mlm_utils.setup(chapter=...) with "
+            "the name of the chapter's file in the first cell"
+        )
+    path = Path(folder) / f"{_chapter}.{record['name']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise RuntimeError(
+            f"chapter {_chapter!r} has two fits named {record['name']!r}: give one another name="
+        )
+    path.write_text(json.dumps({"chapter": _chapter} | record, indent=1) + "\n", encoding="utf-8")
