@@ -13,8 +13,8 @@ CHEESES = ("A", "B", "C", "D")
 BACKGROUNDS = ("rural", "urban")
 
 SHA256 = {
-    "cheese.csv": "6dfbefd8f5586526d9612731d00ea5c34496c063f22a1dc2ae6a7cb49c47e935",
-    "published_turing_tables.csv": "fdb56012584ed448709ba1ad9e386711be0113a72dbb5a1cd8ef5b6b1faacf97",
+    "cheese": "6dfbefd8f5586526d9612731d00ea5c34496c063f22a1dc2ae6a7cb49c47e935",
+    "published_turing_tables": "fdb56012584ed448709ba1ad9e386711be0113a72dbb5a1cd8ef5b6b1faacf97",
 }
 
 
@@ -41,7 +41,7 @@ def load_cheese() -> pd.DataFrame:
     -----
     Source and probable origin: ``data/README.md``.
     """
-    raw = _read_table("cheese.csv")
+    raw = _read_table("cheese")
     raters = [f"{background} {i}" for background in BACKGROUNDS for i in range(1, 11)]
     table = pd.DataFrame(
         {
@@ -76,7 +76,7 @@ def load_published_tables() -> pd.DataFrame:
     ValueError
         If the file was changed.
     """
-    table = _read_table("published_turing_tables.csv")
+    table = _read_table("published_turing_tables")
     check_table(table, numeric=["mean", "std", "mcse", "ess", "rhat"])
     return table
 
@@ -172,10 +172,10 @@ def check_table(
 
 
 def _read_table(name: str) -> pd.DataFrame:
-    """Read ``data/<name>``, or the copy a wheel carries, after checking its bytes."""
+    """Read ``data/<name>.csv``, or the copy a wheel carries, after checking its bytes."""
     here = Path(__file__).resolve().parent
     folder = next(f for f in (here / "_tables", here.parent / "data") if f.is_dir())
-    path = folder / name
+    path = folder / f"{name}.csv"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != SHA256[name]:
         raise ValueError(

@@ -118,7 +118,7 @@ def design(table: pd.DataFrame, *, outcome: str, predictor: str, group: str) -> 
 
 
 def group_codes(column: pd.Series, levels: Sequence | None = None) -> tuple[np.ndarray, tuple]:
-    """Number the groups of a column from 0.
+    """Code the groups of a column as integers from 0.
 
     Parameters
     ----------
