@@ -1,0 +1,33 @@
+# `make` alone lists the verbs. `make book` and `make test` need nothing but a Python.
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lint lab notebooks lock clean
+
+help:        ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:       ## put the locked packages into .venv (done by the verbs below when needed)
+	@sh tools/setup.sh
+
+book: setup  ## execute the chapters and build the HTML book in _build/html
+	@$(PYTHON) tools/build.py
+
+test: setup  ## run the tests
+	@$(PYTHON) -m pytest
+
+lint: setup  ## check the style of code and chapters
+	@$(PYTHON) tools/lint.py
+
+lab: setup   ## open the chapters as notebooks in JupyterLab
+	@$(PYTHON) tools/lab.py
+
+notebooks: setup ## write every chapter as .ipynb into notebooks/
+	@mkdir -p notebooks && .venv/bin/jupytext --quiet --to ipynb --output-dir notebooks chapters/*.md
+
+lock: setup  ## work out requirements.lock anew from pyproject.toml
+	@.venv/bin/uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes \
+	  --no-emit-index-url --no-header --upgrade --output-file requirements.lock
+
+clean:       ## remove what was built, keeping .venv
+	@rm -rf _build dist notebooks
