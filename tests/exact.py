@@ -284,9 +284,7 @@ def _integrate_on_grid(Z, y, names, prior_mean, prior_sd, noise, log_priors, ran
         weight /= weight.sum()
         away = given.mean - prior_mean
         slice_mean[i] = weight @ away
-        slice_square[i] = weight @ (
-            away**2 + np.diagonal(given.covariance, axis1=1, axis2=2)
-        )
+        slice_square[i] = weight @ (away**2 + np.diagonal(given.covariance, axis1=1, axis2=2))
     mass = np.exp(log_mass - log_mass.max())
     mass = (mass / mass.sum()).reshape([len(axes[name]) for name in scale_names])
     of_slice = mass.reshape(len(axes[first]), -1).sum(axis=1)

@@ -79,6 +79,7 @@ def test_other_labels_are_sorted_and_stated_levels_win():
     assert (idx.tolist(), idx.dtype, labels) == ([1, 2, 1], np.int32, ("c", "b", "a"))
 
 
+@pytest.mark.xfail(strict=True, reason="a Series without a name is refused yet")
 def test_a_column_without_a_name_is_coded():
     assert group_codes(pd.Series(["b", "a"]))[0].tolist() == [1, 0]
 

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 from jupyter_cache import get_cache
 
 # What must never stand in an output of a page.
@@ -69,12 +70,19 @@ def forget_stale_pages(source: Path, build: Path) -> None:
     ):
         digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes())
     key = build / "execution-key"
-    if not key.exists() or key.read_text() != digest.hexdigest() or not (build / "fits").is_dir():
+    # Records of a chapter without a page: the page that wrote them must do so again to be caught.
+    chapters = {path.name.split(".")[0] for path in (build / "fits").glob("*.json")}
+    misnamed = any(not (source / "chapters" / f"{chapter}.md").exists() for chapter in chapters)
+    changed = not key.exists() or key.read_text() != digest.hexdigest()
+    if changed or misnamed or not (build / "fits").is_dir():
         for folder in (".jupyter_cache", "fits"):
             shutil.rmtree(build / folder, ignore_errors=True)
-    for record in (build / "fits").glob("*.json"):
-        if not (source / "chapters" / f"{record.name.split('.')[0]}.md").exists():
-            record.unlink()
+    # The ledger holds a page's last execution, so the cache must not bring back an earlier one.
+    cache = get_cache(build / ".jupyter_cache")
+    last = {cached(cache, path)[0] for path in (build / "jupyter_execute").glob("**/*.ipynb")}
+    for record in cache.list_cache_records():
+        if record.pk not in last:
+            cache.remove_cache(record.pk)
     # With old doctrees kept, a page that failed is not read again and the build looks clean.
     for folder in (".doctrees", "html", "jupyter_execute"):
         shutil.rmtree(build / folder, ignore_errors=True)
@@ -84,19 +92,15 @@ def forget_stale_pages(source: Path, build: Path) -> None:
 
 def read_pages(build: Path) -> dict:
     """Return, for each executed page, its seconds and what its outputs must not show."""
-    seconds = {}
-    if (build / ".jupyter_cache").is_dir():
-        records = get_cache(build / ".jupyter_cache").list_cache_records()
-        for record in sorted(records, key=lambda record: record.pk):
-            seconds[Path(record.uri).stem] = record.data.get("execution_seconds")
     pages = {}
+    cache = get_cache(build / ".jupyter_cache")
     for path in sorted((build / "jupyter_execute").glob("**/*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        _, seconds, cells = cached(cache, path)
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         if not any(cell["cell_type"] == "code" for cell in cells):
             continue
         pages[path.stem] = {
-            "seconds": seconds.get(path.stem),
+            "seconds": seconds,
             "problems": [
                 f"{path.stem} shows {what}: {line!r}"
                 for text in map(shown_text, outputs)
@@ -106,6 +110,21 @@ def read_pages(build: Path) -> dict:
             ],
         }
     return pages
+
+
+def cached(cache, path: Path) -> tuple:
+    """Return a page's number in the cache, its seconds and its cells with their outputs.
+
+    A page that comes from the cache is written without its outputs; one that failed is not
+    in the cache.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    try:
+        record = cache.match_cache_notebook(notebook)
+    except KeyError:
+        return None, None, notebook.cells
+    _, notebook = cache.merge_match_into_notebook(notebook)
+    return record.pk, record.data["execution_seconds"], notebook.cells
 
 
 def shown_text(output: dict) -> str:

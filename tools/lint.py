@@ -1,41 +1,65 @@
-"""Check the style of the code and of the chapters, and what git must not hold."""
+"""Check the style of the code and of the chapters, and what git must not hold.
 
+`python tools/lint.py --fix` puts right what can be put right by itself.
+"""
+
+import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import jupytext
-
 ROOT = Path(__file__).parents[1]
+RUFF = Path(sys.executable).with_name("ruff")
+CELL = re.compile(
+    r"(?P<open>^```\{code-cell\}[^\n]*\n(?:---\n.*?^---\n|(?::\w[^\n]*\n)*)\n?)(?P<code>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+WIDTH = "--line-length=80"  # what fits a page without scrolling
+# A cell may end with an expression, and import where it is needed.
+CHAPTER_RULES = ["--select=B,E,F,I,UP,W", "--ignore=B018,E402,E501,E703"]
 
 
 def main() -> int:
     """Run the checks and return the exit status."""
-    ruff = Path(sys.executable).with_name("ruff")
-    failed = run(ruff, "check", ".") | run(ruff, "format", "--check", ".")
-    with tempfile.TemporaryDirectory() as folder:
-        for chapter in sorted((ROOT / "chapters").glob("*.md")):
-            cells = jupytext.read(chapter, fmt="md:myst").cells
-            code = [cell.source for cell in cells if cell.cell_type == "code"]
-            Path(folder, f"{chapter.stem}.py").write_text("\n\n# %%\n".join(code) + "\n")
-        # A page's first cell imports for all of it, and a line must fit the page.
-        failed |= run(
-            ruff, "check", "--no-cache", "--isolated", "--line-length=88",
-            "--select=B,E,F,I,UP,W", "--ignore=E402,B018,I001", folder,
-        )  # fmt: skip
-    tracked = subprocess.run(
-        ["git", "ls-files", "*.ipynb", "_build", "notebooks"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    ).stdout  # fmt: skip
+    fix = "--fix" in sys.argv[1:]
+    failed = ruff("check", *(["--fix"] if fix else []), ".")
+    failed |= ruff("format", *([] if fix else ["--check"]), ".")
+    for chapter in sorted((ROOT / "chapters").glob("*.md")):
+        failed |= check_chapter(chapter, fix)
+    command = ["git", "ls-files", "*.ipynb", "_build", "notebooks"]
+    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     for path in tracked.splitlines():
         print(f"error: {path} is generated; git should not hold it", file=sys.stderr)
     return int(failed or bool(tracked))
 
 
-def run(*command) -> bool:
-    """Run a command in the root of the project; return whether it failed."""
-    return subprocess.run(command, cwd=ROOT, check=False).returncode != 0
+def check_chapter(chapter: Path, fix: bool) -> bool:
+    """Format and check the code cells of a chapter; return whether something is wrong."""
+    text = chapter.read_text(encoding="utf-8")
+    formatted = CELL.sub(lambda cell: cell["open"] + format_code(cell["code"]), text)
+    if fix:
+        chapter.write_text(formatted, encoding="utf-8")
+    elif formatted != text:
+        print(f"error: {chapter.name}: code is not formatted; run tools/lint.py --fix")
+    code = "\n\n".join(cell["code"] for cell in CELL.finditer(formatted))
+    wrong = ruff("check", "--isolated", *CHAPTER_RULES, f"--stdin-filename={chapter.stem}.py", "-",
+                 stdin=code)  # fmt: skip
+    return wrong or (formatted != text and not fix)
+
+
+def format_code(code: str) -> str:
+    """Return a cell's code as ruff formats it, with the closing fence."""
+    command = [RUFF, "format", "--isolated", WIDTH, "-"]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, check=True)
+    return done.stdout + "```"
+
+
+def ruff(*arguments: str, stdin: str | None = None) -> bool:
+    """Run ruff in the root of the project; return whether it found something wrong."""
+    return (
+        subprocess.run([RUFF, *arguments], cwd=ROOT, input=stdin, text=True, check=False).returncode
+        != 0
+    )
 
 
 if __name__ == "__main__":
