@@ -14,6 +14,7 @@ BACKGROUNDS = ("rural", "urban")
 
 SHA256 = {
     "cheese": "6dfbefd8f5586526d9612731d00ea5c34496c063f22a1dc2ae6a7cb49c47e935",
+    "eight_schools": "23285fba0b49ea92941ba47bc30a67ba1bd5b3db971160973052f87130c5973a",
     "published_turing_tables": "fdb56012584ed448709ba1ad9e386711be0113a72dbb5a1cd8ef5b6b1faacf97",
 }
 
@@ -59,6 +60,25 @@ def load_cheese() -> pd.DataFrame:
         (rater, cheese), n = next(iter(tasted[tasted != 2].items()))
         raise ValueError(f"rater {rater!r} scored cheese {cheese!r} {n} times instead of twice")
     return table
+
+
+def load_eight_schools() -> pd.DataFrame:
+    """Load the eight schools: estimated effects of coaching, with known standard errors.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Eight rows with columns ``school`` (category ``A`` to ``H``), ``effect`` and ``se``
+        (floats, in points of the SAT-V test).
+
+    Raises
+    ------
+    ValueError
+        If the file was changed.
+    """
+    table = _read_table("eight_schools")
+    table["school"] = to_categories(table["school"], list("ABCDEFGH"))
+    return table.astype({"effect": float, "se": float})
 
 
 def load_published_tables() -> pd.DataFrame:

@@ -181,8 +181,8 @@ def dummies(column: pd.Series, levels: Sequence | None = None) -> tuple[np.ndarr
 def check_arrays(X, idx, y=None, *, n_groups, y_mean, y_sd) -> None:
     """Refuse arrays that JAX would clamp, broadcast or cast in silence.
 
-    Every model calls this first. Inside a compiled function the values are not known, so
-    there only shapes and types are checked.
+    Every model with predictors calls this first. Inside a compiled function the values are not
+    known, so there only shapes and types are checked.
 
     Parameters
     ----------
@@ -204,21 +204,37 @@ def check_arrays(X, idx, y=None, *, n_groups, y_mean, y_sd) -> None:
     ValueError
         If a shape or a value is out of bounds.
     """
+    check_number("y_mean", y_mean)
+    check_number("y_sd", y_sd, positive=True)
+    _check_array("X", X, ndim=2)
+    check_groups(idx, y, n_groups=n_groups, n=X.shape[0])
+
+
+def check_groups(idx, y=None, *, n_groups, n=None) -> None:
+    """Refuse group codes, or an outcome beside them, that JAX would clamp or broadcast.
+
+    Parameters
+    ----------
+    idx : array
+        Group of each row, integers in ``0 .. n_groups - 1``, shape ``(n,)``.
+    y : array, optional
+        Outcome, numbers, shape ``(n,)``, finite.
+    n_groups : int
+        Number of groups, at least 2.
+    n : int, optional
+        Number of rows. Default: the length of `idx`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check_arrays`.
+    """
     if isinstance(n_groups, bool) or not isinstance(n_groups, Integral):
         raise TypeError(f"n_groups must be an integer, got {n_groups!r}: use len(labels)")
     if n_groups < 2:
         raise ValueError(
             f"n_groups must be at least 2, got {n_groups}: one group leaves its scale unlearned"
         )
-    for name, value in {"y_mean": y_mean, "y_sd": y_sd}.items():
-        if isinstance(value, bool) or not isinstance(value, Real | jax.Array):
-            raise TypeError(f"{name} must be a number, got {value!r}: use float(...)")
-        if _is_known(value) and not np.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}: check the outcome")
-    if _is_known(y_sd) and y_sd <= 0:
-        raise ValueError(f"y_sd must be positive, got {y_sd}: the outcome must vary")
-    _check_array("X", X, ndim=2)
-    n = X.shape[0]
     _check_array("idx", idx, ndim=1, n=n, kind="integers")
     if _is_known(idx) and (np.min(idx) < 0 or np.max(idx) >= n_groups):
         row = int(np.argmax((np.asarray(idx) < 0) | (np.asarray(idx) >= n_groups)))
@@ -227,7 +243,57 @@ def check_arrays(X, idx, y=None, *, n_groups, y_mean, y_sd) -> None:
             "number the groups from 0, or raise n_groups"
         )
     if y is not None:
-        _check_array("y", y, ndim=1, n=n)
+        _check_array("y", y, ndim=1, n=idx.shape[0])
+
+
+def check_errors(se, y=None) -> None:
+    """Refuse known standard errors, or estimates beside them, that a model would misread.
+
+    Parameters
+    ----------
+    se : array
+        Standard errors, positive finite numbers, shape ``(n,)`` with ``n >= 2``.
+    y : array, optional
+        Estimates, numbers, shape ``(n,)``, finite.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check_arrays`.
+    """
+    _check_array("se", se, ndim=1)
+    if se.shape[0] < 2:
+        raise ValueError(f"se must hold at least two standard errors, got shape {se.shape}")
+    if _is_known(se) and np.min(se) <= 0:
+        row = int(np.argmin(se))
+        raise ValueError(f"se[{row}] is {se[row]}: a standard error must be positive")
+    if y is not None:
+        _check_array("y", y, ndim=1, n=se.shape[0])
+
+
+def check_number(name, value, *, positive=False) -> None:
+    """Refuse a scalar that is not a finite (positive) number.
+
+    Parameters
+    ----------
+    name : str
+        What the caller calls it.
+    value : float
+        The number.
+    positive : bool
+        Whether zero and negative numbers are refused as well.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a number, not finite or not positive.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real | jax.Array):
+        raise TypeError(f"{name} must be a number, got {value!r}: use float(...)")
+    if _is_known(value) and not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}: check where it was computed")
+    if positive and _is_known(value) and value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}: it is a scale, in units of y")
 
 
 def _check_array(name, value, *, ndim, n=None, kind="numbers"):
