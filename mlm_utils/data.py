@@ -47,18 +47,24 @@ def load_cheese() -> pd.DataFrame:
     table = pd.DataFrame(
         {
             "cheese": to_categories(raw["cheese"], CHEESES),
-            "rater": to_categories(raw["background"] + " " + raw["rater"].astype(str), raters),
+            "rater": to_categories(
+                (raw["background"] + " " + raw["rater"].astype(str)).rename("rater"), raters
+            ),
             "background": to_categories(raw["background"], BACKGROUNDS),
             "y": raw["y"],
         }
     )
     check_table(table, numeric=["y"], categorical=["cheese", "rater", "background"])
     if not pd.api.types.is_integer_dtype(table["y"]):
-        raise ValueError(f"column 'y' must hold integer ratings, got {table['y'].dtype}")
+        raise ValueError(
+            f"column 'y' must hold integer ratings, got {table['y'].dtype}: restore it"
+        )
     tasted = table.groupby(["rater", "cheese"], observed=False).size()
     if not (tasted == 2).all():
         (rater, cheese), n = next(iter(tasted[tasted != 2].items()))
-        raise ValueError(f"rater {rater!r} scored cheese {cheese!r} {n} times instead of twice")
+        raise ValueError(
+            f"rater {rater!r} scored cheese {cheese!r} {n} times, not twice: restore it"
+        )
     return table
 
 
@@ -123,9 +129,9 @@ def to_categories(column: pd.Series, levels: Sequence) -> pd.Series:
     """
     unknown = ~column.isin(list(levels))
     if unknown.any():
-        row = column.index[unknown][0]
+        row, value = _first(column, unknown)
         raise ValueError(
-            f"column {column.name!r} holds {column[row]!r} in row {row!r}, which is not one of "
+            f"column {column.name!r} holds {value!r} in row {row!r}, which is not one of "
             f"{list(levels)}: correct the value or add it to the levels"
         )
     return column.astype(pd.CategoricalDtype(list(levels)))
@@ -165,30 +171,39 @@ def check_table(
             )
         column = table[name]
         if column.isna().any():
-            row = column.index[column.isna()][0]
+            row, _ = _first(column, column.isna())
             raise ValueError(
                 f"column {name!r} has no value in row {row!r} ({int(column.isna().sum())} missing "
                 "in all): drop or impute those rows before fitting"
             )
     for name in numeric:
         column = table[name]
-        if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        if not (pd.api.types.is_integer_dtype(column) or pd.api.types.is_float_dtype(column)):
             raise TypeError(
                 f"column {name!r} must hold numbers, got {column.dtype} (first value "
                 f"{column.iloc[0]!r}): convert it with pandas.to_numeric"
             )
         infinite = column.abs() == float("inf")
         if infinite.any():
-            row = column.index[infinite][0]
+            row, value = _first(column, infinite)
             raise ValueError(
-                f"column {name!r} is {column[row]} in row {row!r}: replace it by a finite number"
+                f"column {name!r} is {value} in row {row!r}: replace it by a finite number"
             )
     for name in categorical:
-        if pd.api.types.is_float_dtype(table[name]):
+        values = table[name]
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.cat.categories
+        if pd.api.types.is_float_dtype(values):
             raise TypeError(
                 f"column {name!r} must hold labels, got floats (first value "
                 f"{table[name].iloc[0]!r}): convert it with astype(int) or astype(str)"
             )
+
+
+def _first(column: pd.Series, chosen: pd.Series) -> tuple:
+    """Return the label and the value of the first chosen row, as plain Python objects."""
+    found = column[chosen.to_numpy()].iloc[:1]
+    return found.index.tolist()[0], found.tolist()[0]
 
 
 def _read_table(name: str) -> pd.DataFrame:

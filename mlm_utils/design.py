@@ -34,8 +34,9 @@ class Design:
         Mean and standard deviation (divisor ``n - 1``) of the outcome; the published priors
         are scaled by them.
     labels : mapping
-        For each plate of the models (``"predictor"``, ``"group"``, ``"row"``): the name of the
-        dimension and the labels along it.
+        For each dimension of the models (``"predictor"``, ``"coefficient"``,
+        ``"coefficient_2"``, ``"group"``, ``"row"``): its name in the posterior and the labels
+        along it.
     """
 
     X: np.ndarray
@@ -110,6 +111,8 @@ def design(table: pd.DataFrame, *, outcome: str, predictor: str, group: str) -> 
         labels=MappingProxyType(
             {
                 "predictor": (predictor, predictor_levels),
+                "coefficient": ("coefficient", ("intercept", *predictor_levels)),
+                "coefficient_2": ("coefficient_2", ("intercept", *predictor_levels)),
                 "group": (group, group_levels),
                 "row": ("row", tuple(range(len(y)))),
             }
@@ -139,7 +142,7 @@ def group_codes(column: pd.Series, levels: Sequence | None = None) -> tuple[np.n
     ValueError
         If a value is missing or outside `levels`, or there are fewer than two groups.
     """
-    check_table(column.to_frame(), categorical=[column.name])
+    check_table(column.to_frame(column.name), categorical=[column.name])
     if levels is not None:
         column = to_categories(column, levels)
     column = column.astype("category")

@@ -5,9 +5,11 @@ posterior's model; with ``y=None`` the same function draws the outcome, for prio
 posterior predictions. The chapter that introduces a model writes it out in full, and a test
 holds the two equal.
 
-Plates are named for what repeats: ``predictor`` (columns of ``X``), ``group``, ``row``.
+Plates are named for what repeats: ``predictor`` (columns of ``X``), ``coefficient`` (the
+intercept and the predictors), ``group``, ``row``.
 """
 
+import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
@@ -137,5 +139,284 @@ def varying_intercept(X, idx, y=None, *, n_groups, y_mean, y_sd):
     with numpyro.plate("group", n_groups):
         alpha_j = numpyro.sample("alpha_j", dist.Normal(0.0, tau))
     mu = alpha + alpha_j[idx] + X @ beta
+    with numpyro.plate("row", X.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def varying_slope_published(X, idx, y=None, *, n_groups, y_mean, y_sd):
+    r"""Compute what the published "random-slope" program computes: no group has a slope.
+
+    .. math::
+
+        \alpha &\sim \text{Normal}(\bar y, 2.5 s_y), \quad
+        \sigma \sim \text{Exponential}(\text{mean } s_y) \\
+        \tau_j &\sim \text{half-Cauchy}(\text{scale } 2) \\
+        \beta_{kj} &\sim \text{Normal}(0, 1) \\
+        y_i &\sim \text{Normal}(\alpha + \textstyle\sum_j \tau_j\, x_i^\top \beta_{\cdot j}, \sigma)
+
+    Parameters
+    ----------
+    X, idx, y, n_groups, y_mean, y_sd
+        As in :func:`varying_intercept`. `idx` is checked and, as published, not used.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`varying_intercept`.
+
+    Notes
+    -----
+    Sample sites: ``alpha``, ``sigma`` (scalars), ``tau_j`` (group), ``beta_j`` (predictor,
+    group), ``y`` (row). The sum runs over all groups for every row, so the two "groups" are
+    interchangeable names. Source: the published Turing tutorial (Storopoli 2021). The model its
+    text describes is :func:`varying_slope`.
+    """
+    check_arrays(X, idx, y, n_groups=n_groups, y_mean=y_mean, y_sd=y_sd)
+    alpha = numpyro.sample("alpha", dist.Normal(y_mean, 2.5 * y_sd))
+    sigma = numpyro.sample("sigma", dist.Exponential(1 / y_sd))
+    with numpyro.plate("group", n_groups):
+        tau_j = numpyro.sample("tau_j", dist.HalfCauchy(2.0))
+        with numpyro.plate("predictor", X.shape[1]):
+            beta_j = numpyro.sample("beta_j", dist.Normal(0.0, 1.0))
+    mu = alpha + X @ beta_j @ tau_j
+    with numpyro.plate("row", X.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def varying_intercept_slope_published(X, idx, y=None, *, n_groups, y_mean, y_sd):
+    r"""Compute what the published "random-intercept-slope" program computes.
+
+    .. math::
+
+        \alpha &\sim \text{Normal}(\bar y, 2.5 s_y), \quad
+        \sigma \sim \text{Exponential}(\text{mean } s_y) \\
+        \tau_\alpha &\sim \text{half-Cauchy}(\text{scale } 2), \quad
+        \tau_j \sim \text{half-Cauchy}(\text{scale } 2) \\
+        \alpha_j &\sim \text{Normal}(0, \tau_\alpha), \quad
+        \beta_{kj} \sim \text{Normal}(0, 1) \\
+        y_i &\sim \text{Normal}(\alpha + \alpha_{j[i]}
+            + \textstyle\sum_j \tau_j\, x_i^\top \beta_{\cdot j}, \sigma)
+
+    Parameters
+    ----------
+    X, idx, y, n_groups, y_mean, y_sd
+        As in :func:`varying_intercept`. `idx` chooses the intercept only, as published.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`varying_intercept`.
+
+    Notes
+    -----
+    Sample sites: ``alpha``, ``sigma``, ``tau_alpha`` (scalars), ``tau_j``, ``alpha_j`` (group),
+    ``beta_j`` (predictor, group), ``y`` (row). Source: the published Turing tutorial (Storopoli
+    2021). The model its text describes is :func:`varying_intercept_slope`.
+    """
+    check_arrays(X, idx, y, n_groups=n_groups, y_mean=y_mean, y_sd=y_sd)
+    alpha = numpyro.sample("alpha", dist.Normal(y_mean, 2.5 * y_sd))
+    sigma = numpyro.sample("sigma", dist.Exponential(1 / y_sd))
+    tau_alpha = numpyro.sample("tau_alpha", dist.HalfCauchy(2.0))
+    with numpyro.plate("group", n_groups):
+        tau_j = numpyro.sample("tau_j", dist.HalfCauchy(2.0))
+        alpha_j = numpyro.sample("alpha_j", dist.Normal(0.0, tau_alpha))
+        with numpyro.plate("predictor", X.shape[1]):
+            beta_j = numpyro.sample("beta_j", dist.Normal(0.0, 1.0))
+    mu = alpha + alpha_j[idx] + X @ beta_j @ tau_j
+    with numpyro.plate("row", X.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def varying_slope(X, idx, y=None, *, n_groups, y_mean, y_sd):
+    r"""Random slope: each group has coefficients of its own around the population's.
+
+    .. math::
+
+        \alpha &\sim \text{Normal}(\bar y, 2.5 s_y), \quad
+        \sigma \sim \text{Exponential}(\text{mean } s_y) \\
+        \beta_k &\sim \text{Normal}(0, 2), \quad
+        \tau_{\beta k} \sim \text{half-Normal}(5) \\
+        \beta_{kj} &\sim \text{Normal}(0, \tau_{\beta k}) \\
+        y_i &\sim \text{Normal}(\alpha + \textstyle\sum_k x_{ik} (\beta_k + \beta_{k j[i]}), \sigma)
+
+    Parameters
+    ----------
+    X, idx, y, n_groups, y_mean, y_sd
+        As in :func:`varying_intercept`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`varying_intercept`.
+
+    Notes
+    -----
+    Sample sites: ``alpha``, ``sigma`` (scalars), ``beta``, ``tau_beta`` (predictor), ``beta_j``
+    (group, predictor), ``y`` (row). All are in the units of the outcome for 0/1 predictors.
+    """
+    check_arrays(X, idx, y, n_groups=n_groups, y_mean=y_mean, y_sd=y_sd)
+    alpha = numpyro.sample("alpha", dist.Normal(y_mean, 2.5 * y_sd))
+    sigma = numpyro.sample("sigma", dist.Exponential(1 / y_sd))
+    with numpyro.plate("predictor", X.shape[1]):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 2.0))
+        tau_beta = numpyro.sample("tau_beta", dist.HalfNormal(5.0))
+        with numpyro.plate("group", n_groups):
+            beta_j = numpyro.sample("beta_j", dist.Normal(0.0, tau_beta))
+    mu = alpha + jnp.sum(X * (beta + beta_j[idx]), axis=1)
+    with numpyro.plate("row", X.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def varying_intercept_slope(X, idx, y=None, *, n_groups, y_mean, y_sd):
+    r"""Random intercept and slope: each group has a level and coefficients of its own.
+
+    .. math::
+
+        \alpha &\sim \text{Normal}(\bar y, 2.5 s_y), \quad
+        \sigma \sim \text{Exponential}(\text{mean } s_y) \\
+        \tau_\alpha &\sim \text{half-Normal}(5), \quad
+        \alpha_j \sim \text{Normal}(0, \tau_\alpha) \\
+        \beta_k &\sim \text{Normal}(0, 2), \quad
+        \tau_{\beta k} \sim \text{half-Normal}(5) \\
+        \beta_{kj} &\sim \text{Normal}(0, \tau_{\beta k}) \\
+        y_i &\sim \text{Normal}(\alpha + \alpha_{j[i]}
+            + \textstyle\sum_k x_{ik} (\beta_k + \beta_{k j[i]}), \sigma)
+
+    Parameters
+    ----------
+    X, idx, y, n_groups, y_mean, y_sd
+        As in :func:`varying_intercept`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`varying_intercept`.
+
+    Notes
+    -----
+    Sample sites: ``alpha``, ``sigma``, ``tau_alpha`` (scalars), ``alpha_j`` (group), ``beta``,
+    ``tau_beta`` (predictor), ``beta_j`` (group, predictor), ``y`` (row).
+    """
+    check_arrays(X, idx, y, n_groups=n_groups, y_mean=y_mean, y_sd=y_sd)
+    alpha = numpyro.sample("alpha", dist.Normal(y_mean, 2.5 * y_sd))
+    sigma = numpyro.sample("sigma", dist.Exponential(1 / y_sd))
+    tau_alpha = numpyro.sample("tau_alpha", dist.HalfNormal(5.0))
+    with numpyro.plate("group", n_groups):
+        alpha_j = numpyro.sample("alpha_j", dist.Normal(0.0, tau_alpha))
+    with numpyro.plate("predictor", X.shape[1]):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 2.0))
+        tau_beta = numpyro.sample("tau_beta", dist.HalfNormal(5.0))
+        with numpyro.plate("group", n_groups):
+            beta_j = numpyro.sample("beta_j", dist.Normal(0.0, tau_beta))
+    mu = alpha + alpha_j[idx] + jnp.sum(X * (beta + beta_j[idx]), axis=1)
+    with numpyro.plate("row", X.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def correlated_effects_published(X, idx, y=None, *, n_groups, y_mean, y_sd):
+    r"""Compute what the public head's "correlated" program computes: Sigma times gamma.
+
+    .. math::
+
+        w_i &= (1, x_i), \quad
+        \sigma \sim \text{Exponential}(\text{mean } s_y), \quad
+        \Omega \sim \text{LKJ}(2) \\
+        \tau_k &\sim \text{half-Cauchy}(\text{scale } 2), \quad
+        \gamma_{kj} \sim \text{Normal}(0, 5) \\
+        \Sigma &= \text{diag}(\tau)\, \Omega\, \text{diag}(\tau) + 10^{-6} I, \quad
+        b_j = \Sigma \gamma_j \\
+        y_i &\sim \text{Normal}(w_i^\top b_{j[i]}, \sigma)
+
+    Parameters
+    ----------
+    X, idx, y, n_groups, y_mean, y_sd
+        As in :func:`varying_intercept`. `y_mean` is checked and, as published, not used: every
+        coefficient, the intercept included, has prior mean 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`varying_intercept`.
+
+    Notes
+    -----
+    Sample sites: ``sigma`` (scalar), ``L_Omega`` (coefficient, coefficient_2), ``tau``
+    (coefficient), ``gamma_j`` (group, coefficient), ``y`` (row); ``coefficient_j`` (group,
+    coefficient) is computed. Given Sigma, the covariance of a group's coefficients is 25
+    Sigma^2, not Sigma. Source: the public head of the Turing tutorial (Storopoli 2021). Repaired
+    in :func:`correlated_effects`.
+    """
+    check_arrays(X, idx, y, n_groups=n_groups, y_mean=y_mean, y_sd=y_sd)
+    W = jnp.column_stack([jnp.ones(X.shape[0]), X])
+    sigma = numpyro.sample("sigma", dist.Exponential(1 / y_sd))
+    L_Omega = numpyro.sample(
+        "L_Omega",
+        dist.LKJCholesky(W.shape[1], 2.0),
+        infer={"event_dims": ["coefficient", "coefficient_2"]},
+    )
+    with numpyro.plate("coefficient", W.shape[1]):
+        tau = numpyro.sample("tau", dist.HalfCauchy(2.0))
+        with numpyro.plate("group", n_groups):
+            gamma_j = numpyro.sample("gamma_j", dist.Normal(0.0, 5.0))
+            L_Sigma = tau[:, None] * L_Omega
+            Sigma = L_Sigma @ L_Sigma.T + 1e-6 * jnp.eye(W.shape[1])
+            coefficient_j = numpyro.deterministic("coefficient_j", gamma_j @ Sigma)
+    mu = jnp.sum(W * coefficient_j[idx], axis=1)
+    with numpyro.plate("row", X.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def correlated_effects(X, idx, y=None, *, n_groups, y_mean, y_sd):
+    r"""Correlated effects: a group's intercept and slopes are drawn together, non-centred.
+
+    .. math::
+
+        w_i &= (1, x_i), \quad
+        \alpha \sim \text{Normal}(\bar y, 2.5 s_y), \quad
+        \beta_k \sim \text{Normal}(0, 2) \\
+        \sigma &\sim \text{Exponential}(\text{mean } s_y), \quad
+        \tau_k \sim \text{half-Cauchy}(\text{scale } 2), \quad
+        \Omega = L_\Omega L_\Omega^\top \sim \text{LKJ}(2) \\
+        z_{kj} &\sim \text{Normal}(0, 1), \quad
+        b_j = (\alpha, \beta) + \text{diag}(\tau)\, L_\Omega z_j \\
+        y_i &\sim \text{Normal}(w_i^\top b_{j[i]}, \sigma)
+
+    Parameters
+    ----------
+    X, idx, y, n_groups, y_mean, y_sd
+        As in :func:`varying_intercept`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`varying_intercept`.
+
+    Notes
+    -----
+    Sample sites: ``alpha``, ``sigma`` (scalars), ``beta`` (predictor), ``L_Omega``
+    (coefficient, coefficient_2), ``tau`` (coefficient), ``z`` (group, coefficient), ``y``
+    (row); ``coefficient_j`` (group, coefficient) is computed: a group's own intercept and
+    slopes, the population's included. Source: Lewandowski, Kurowicka and Joe (2009) for the
+    prior of Omega.
+    """
+    check_arrays(X, idx, y, n_groups=n_groups, y_mean=y_mean, y_sd=y_sd)
+    W = jnp.column_stack([jnp.ones(X.shape[0]), X])
+    alpha = numpyro.sample("alpha", dist.Normal(y_mean, 2.5 * y_sd))
+    sigma = numpyro.sample("sigma", dist.Exponential(1 / y_sd))
+    with numpyro.plate("predictor", X.shape[1]):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 2.0))
+    L_Omega = numpyro.sample(
+        "L_Omega",
+        dist.LKJCholesky(W.shape[1], 2.0),
+        infer={"event_dims": ["coefficient", "coefficient_2"]},
+    )
+    with numpyro.plate("coefficient", W.shape[1]):
+        tau = numpyro.sample("tau", dist.HalfCauchy(2.0))
+        with numpyro.plate("group", n_groups):
+            z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+            population = jnp.concatenate([alpha[None], beta])
+            L_Sigma = tau[:, None] * L_Omega
+            coefficient_j = numpyro.deterministic("coefficient_j", population + z @ L_Sigma.T)
+    mu = jnp.sum(W * coefficient_j[idx], axis=1)
     with numpyro.plate("row", X.shape[0]):
         numpyro.sample("y", dist.Normal(mu, sigma), obs=y)

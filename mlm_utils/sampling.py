@@ -22,6 +22,7 @@ import numpy as np
 import numpyro
 from arviz_base.io_numpyro import infer_dims
 from numpyro.infer import MCMC, NUTS, Predictive, init_to_median
+from numpyro.infer.reparam import LocScaleReparam
 from xarray import DataTree
 
 MAX_RHAT = 1.01
@@ -47,6 +48,7 @@ def fit(
     draws: int = 1000,
     target_accept: float = 0.8,
     dense_mass: bool = False,
+    centred: Mapping[str, float] | None = None,
     name: str | None = None,
     exhibit: bool = False,
     progress: bool | None = None,
@@ -70,6 +72,11 @@ def fit(
         NUTS adapts its step size to this mean acceptance probability, in (0, 1).
     dense_mass : bool
         Adapt a full mass matrix (posterior correlations) rather than a diagonal one.
+    centred : mapping, optional
+        Sample site -> how far it is centred, in [0, 1]: 1 draws the site as the model writes it,
+        0 draws its standardised form, and numbers between draw a mixture. The model and its
+        posterior stay the same; only the sampler's coordinates change. The site must follow
+        a distribution with a location and a scale.
     name : str, optional
         Name of the fit in the ledger. Default: the model's name.
     exhibit : bool
@@ -99,15 +106,17 @@ def fit(
         raise ValueError(
             f"{_name(model)} observes nothing with these arguments: pass y (y=None draws it)"
         )
-    for option, value, least in (("chains", chains, 1), ("warmup", warmup, 1), ("draws", draws, 4)):
+    for option, value, least in (("chains", chains, 2), ("warmup", warmup, 1), ("draws", draws, 4)):
         _check_count(option, value, least)
     if isinstance(target_accept, bool) or not isinstance(target_accept, Real):
         raise TypeError(f"target_accept must be a number, got {target_accept!r}: try 0.9")
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept must lie in (0, 1), got {target_accept}: try 0.9")
+    ledger = _ledger_path(_name(model) if name is None else name)
+    recentred = _recentre(model, arguments, {} if centred is None else centred)
     mcmc = MCMC(
         NUTS(
-            model,
+            recentred,
             target_accept_prob=target_accept,
             dense_mass=dense_mass,
             init_strategy=init_to_median,
@@ -128,10 +137,13 @@ def fit(
         jax.block_until_ready(mcmc.get_samples())
     seconds = time.perf_counter() - start
     posterior = az.from_numpyro(mcmc, dims=dims, coords=coords, log_likelihood=True)
+    posterior.attrs["arguments"] = _rows_digest(arguments)
+    auxiliary = [f"{site}_decentered" for site in centred or {}]
+    posterior["posterior"] = posterior["posterior"].dataset.drop_vars(auxiliary)
     record = _record(posterior)
     record |= {
         "model": _name(model),
-        "name": name or _name(model),
+        "name": _name(model) if name is None else name,
         "data": _describe(arguments),
         "chains": chains,
         "warmup": warmup,
@@ -140,7 +152,10 @@ def fit(
         "seconds_compile": round(compiling[0], 3),
         "seconds_sample": round(seconds - compiling[0], 3),
     }
-    _write_record(record)
+    if ledger is not None:
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        record = {"chapter": _chapter} | record
+        ledger.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if record["misses"] and not exhibit:
         raise ConvergenceError(
             f"the fit {record['name']!r} did not converge: {'; '.join(record['misses'])}. Draw "
@@ -225,18 +240,25 @@ def posterior_predictive(
         raise TypeError(
             f"posterior must be the DataTree that fit() returned, got {type(posterior).__name__}"
         )
+    own_rows = posterior.attrs.get("arguments") == _rows_digest(arguments)
     parameters = {name: np.asarray(draws) for name, draws in posterior["posterior"].items()}
-    needed = {site["name"] for site in _trace(model, arguments)} - {"y"}
-    if absent := sorted(needed - set(parameters)):
+    shapes = {site["name"]: np.shape(site["value"]) for site in _trace(model, arguments)}
+    del shapes["y"]
+    if absent := sorted(set(shapes) - set(parameters)):
         raise ValueError(
             f"posterior has no draws of {absent}: it was fitted with another model than "
             f"{_name(model)}"
         )
+    for name, shape in shapes.items():
+        if parameters[name].shape[2:] != shape:
+            raise ValueError(
+                f"posterior holds {name!r} of shape {parameters[name].shape[2:]}, but with these "
+                f"arguments {_name(model)} takes shape {shape}: keep the levels of the fit"
+            )
     drawn = Predictive(model, parameters, batch_ndims=2, return_sites=["y"])(key, **arguments)
     groups = {"posterior_predictive": {"y": np.asarray(drawn["y"])}}
-    observed = posterior["observed_data"]["y"]
-    if observed.shape == drawn["y"].shape[2:]:
-        groups["observed_data"] = {"y": observed.to_numpy()}
+    if own_rows:
+        groups["observed_data"] = {"y": posterior["observed_data"]["y"].to_numpy()}
     return az.from_dict(groups, dims=dims, coords=coords)
 
 
@@ -269,7 +291,9 @@ def open_ledger(chapter: str) -> None:
 def _check_call(model, arguments, key, labels):
     """Check what every entry point takes; return the dimensions and coordinates."""
     if not callable(model):
-        raise TypeError(f"model must be a NumPyro model function, got {model!r}")
+        raise TypeError(
+            f"model must be a NumPyro model function, got {model!r}: pass the function itself"
+        )
     if not isinstance(arguments, Mapping):
         raise TypeError(
             f"arguments must be a mapping of {_name(model)}'s keyword arguments, got "
@@ -285,24 +309,48 @@ def _check_call(model, arguments, key, labels):
         inspect.signature(model).bind(**arguments)
     except TypeError as error:
         raise TypeError(f"arguments do not fit {_name(model)}: {error}") from None
-    plates = {}
+    sizes = {}
     for site in _trace(model, arguments):
-        plates |= {plate.name: plate.size for plate in site["cond_indep_stack"]}
+        sizes |= {plate.name: plate.size for plate in site["cond_indep_stack"]}
+        event_dims = site["infer"].get("event_dims", [])
+        sizes |= dict(zip(event_dims, site["fn"].event_shape, strict=True)) if event_dims else {}
     coords = {}
-    for plate, size in plates.items():
-        name, values = labels.get(plate, (plate, tuple(range(size))))
+    for dim, size in sizes.items():
+        entry = labels.get(dim, (dim, tuple(range(size))))
+        if not isinstance(entry, tuple) or len(entry) != 2 or isinstance(entry[1], str):
+            raise TypeError(
+                f"labels[{dim!r}] must be (name, labels), got {entry!r}: for example "
+                "('school', ('A', 'B'))"
+            )
+        name, values = entry
         if len(values) != size:
             raise ValueError(
-                f"labels[{plate!r}] names {len(values)} values of {name!r}, but the model's plate "
-                f"has size {size}: give one label a position, in order"
+                f"labels[{dim!r}] names {len(values)} values of {name!r}, but the model has "
+                f"size {size}: give one label a position, in order"
             )
         coords[name] = list(values)
-    rename = {plate: labels[plate][0] for plate in plates if plate in labels}
+    rename = {dim: labels[dim][0] for dim in sizes if dim in labels}
     dims = {
         site: [rename.get(dim, dim) for dim in dims]
         for site, dims in infer_dims(model, None, arguments).items()
     }
     return dims, coords
+
+
+def _recentre(model, arguments, centred):
+    """Return the model in the sampler's coordinates: the same density, moved by `centred`."""
+    sites = {site["name"]: site for site in _trace(model, arguments)}
+    config = {}
+    for name, degree in centred.items():
+        if name not in sites or sites[name]["is_observed"]:
+            raise ValueError(
+                f"centred names {name!r}, which is not a parameter of {_name(model)}: choose from "
+                f"{sorted(site for site in sites if not sites[site]['is_observed'])}"
+            )
+        if isinstance(degree, bool) or not isinstance(degree, Real) or not 0 <= degree <= 1:
+            raise ValueError(f"centred[{name!r}] must lie in [0, 1], got {degree!r}: try 0.5")
+        config[name] = LocScaleReparam(degree)
+    return numpyro.handlers.reparam(model, config=config) if config else model
 
 
 def _trace(model, arguments):
@@ -316,7 +364,7 @@ def _check_count(name, value, least):
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}: try {name}=1000")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise ValueError(f"{name} must be at least {least}, got {value}: raise it")
 
 
 def _name(model) -> str:
@@ -351,7 +399,7 @@ def _compile_seconds():
 
 def _record(posterior) -> dict:
     """Return the figures of the ledger: diagnostics of the fit and of each parameter."""
-    table = az.summary(posterior, kind="all", round_to="none")
+    table = _without_constants(az.summary(posterior, kind="all", round_to="none"))
     divergences = int(posterior["sample_stats"]["diverging"].sum())
     misses = []
     for column, bad, limit in (
@@ -370,9 +418,9 @@ def _record(posterior) -> dict:
     if divergences:
         misses.append(f"{divergences} divergent transitions after warm-up (> 0)")
     return {
-        "max_rhat": float(table["r_hat"].max()),
-        "min_ess_bulk": float(table["ess_bulk"].min()),
-        "min_ess_tail": float(table["ess_tail"].min()),
+        "max_rhat": float(table["r_hat"].fillna(np.inf).max()),
+        "min_ess_bulk": float(table["ess_bulk"].fillna(0.0).min()),
+        "min_ess_tail": float(table["ess_tail"].fillna(0.0).min()),
         "divergences": divergences,
         "misses": misses,
         "parameters": {
@@ -384,6 +432,16 @@ def _record(posterior) -> dict:
             for name, row in table.iterrows()
         },
     }
+
+
+def _without_constants(table):
+    """Drop entries that never move while others of their array do, as in a Cholesky factor.
+
+    An array that does not move at all stays: its R-hat is not a number, and the fit fails.
+    """
+    array = table.index.str.split("[").str[0]
+    moves = table["sd"] > 0
+    return table[moves | ~moves.groupby(array).transform("any")]
 
 
 def _describe(arguments) -> dict:
@@ -399,20 +457,26 @@ def _describe(arguments) -> dict:
     return {"shapes": shapes, "sha256": digest.hexdigest()}
 
 
-def _write_record(record) -> None:
-    """Write a record of a fit, while the book builds."""
+def _rows_digest(arguments) -> str:
+    """Return a digest of all arguments but the outcome, to know the rows of a fit again."""
+    return _describe({name: arguments[name] for name in arguments if name != "y"})["sha256"]
+
+
+def _ledger_path(name) -> Path | None:
+    """Return where the ledger records a fit of this name, or None outside a build of the book."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+        raise ValueError(f"name must be letters, digits and underscores, got {name!r}")
     folder = os.environ.get(LEDGER_VARIABLE)
     if not folder:
-        return
+        return None
     if _chapter is None:
         raise RuntimeError(
             "the book is building but no chapter is named: call mlm_utils.setup(chapter=...) with "
             "the name of the chapter's file in the first cell"
         )
-    path = Path(folder) / f"{_chapter}.{record['name']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(folder) / f"{_chapter}.{name}.json"
     if path.exists():
         raise RuntimeError(
-            f"chapter {_chapter!r} has two fits named {record['name']!r}: give one another name="
+            f"chapter {_chapter!r} has two fits named {name!r}: give one another name="
         )
-    path.write_text(json.dumps({"chapter": _chapter} | record, indent=1) + "\n", encoding="utf-8")
+    return path

@@ -126,7 +126,6 @@ def test_another_design_is_refused(old, new, says, other_tables, refuses):
         load_cheese()
 
 
-@pytest.mark.xfail(strict=True, reason="the joined labels have no column name yet")
 def test_a_new_rater_is_refused_by_column(other_tables, refuses):
     other_tables(b"A,1,rural,66", b"A,11,rural,66", expected=True)
     with refuses(ValueError, "column 'rater' holds", "in row 1", "correct"):
@@ -228,7 +227,6 @@ def test_to_categories_refuses_other_values(values, says, refuses):
         to_categories(column, ["a", "b"])
 
 
-@pytest.mark.xfail(strict=True, reason="the message holds both rows of that label yet")
 def test_a_repeated_row_label_does_not_blur_the_message(refuses):
     column = pd.Series(["a", "z"], index=[7, 7], name="g")
     with refuses(ValueError, "column 'g' holds 'z' in row 7,"):

@@ -35,7 +35,10 @@ def test_labels_name_every_code_of_every_row(rows, cheese):
     assert (dimension, groups) == ("background", ("rural", "urban"))
     assert [groups[j] for j in rows.idx] == cheese["background"].tolist()
     assert rows.labels["row"] == ("row", tuple(range(160)))
-    assert set(rows.labels) == {"predictor", "group", "row"}
+    coefficients = ("intercept", "A", "B", "C", "D")
+    assert rows.labels["coefficient"] == ("coefficient", coefficients)
+    assert rows.labels["coefficient_2"] == ("coefficient_2", coefficients)
+    assert set(rows.labels) == {"predictor", "coefficient", "coefficient_2", "group", "row"}
 
 
 def test_arguments_are_what_a_model_takes(rows):
@@ -79,7 +82,6 @@ def test_other_labels_are_sorted_and_stated_levels_win():
     assert (idx.tolist(), idx.dtype, labels) == ([1, 2, 1], np.int32, ("c", "b", "a"))
 
 
-@pytest.mark.xfail(strict=True, reason="a Series without a name is refused yet")
 def test_a_column_without_a_name_is_coded():
     assert group_codes(pd.Series(["b", "a"]))[0].tolist() == [1, 0]
 
@@ -270,9 +272,9 @@ BAD_ARRAYS = {
     "one group": ("n_groups", lambda r: 1, ValueError, ["n_groups", "at least 2", "got 1"]),
     "groups a float": ("n_groups", lambda r: 2.0, TypeError, ["n_groups", "2.0", "len(labels)"]),
     "groups a truth": ("n_groups", lambda r: True, TypeError, ["n_groups", "True", "len(labels)"]),
-    "y_sd zero": ("y_sd", lambda r: 0.0, ValueError, ["y_sd", "positive", "0.0", "vary"]),
-    "y_sd negative": ("y_sd", lambda r: -1.0, ValueError, ["y_sd", "positive", "-1.0", "vary"]),
-    "y_sd NaN": ("y_sd", lambda r: np.nan, ValueError, ["y_sd", "finite", "nan", "outcome"]),
+    "y_sd zero": ("y_sd", lambda r: 0.0, ValueError, ["y_sd", "positive", "0.0", "scale"]),
+    "y_sd negative": ("y_sd", lambda r: -1.0, ValueError, ["y_sd", "positive", "-1.0", "scale"]),
+    "y_sd NaN": ("y_sd", lambda r: np.nan, ValueError, ["y_sd", "finite", "nan", "check"]),
     "y_sd a truth": ("y_sd", lambda r: True, TypeError, ["y_sd", "number", "True", "float("]),
     "y_mean infinite": ("y_mean", lambda r: np.inf, ValueError, ["y_mean", "finite", "inf"]),
     "y_mean text": ("y_mean", lambda r: "70", TypeError, ["y_mean", "number", "'70'", "float("]),
