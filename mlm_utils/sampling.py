@@ -7,12 +7,13 @@ it raises :class:`ConvergenceError`; a fit shown as an exhibit of failure must m
 import contextlib
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpyro
 from arviz_base.io_numpyro import infer_dims
 from numpyro.infer import MCMC, NUTS, Predictive, init_to_median
 from numpyro.infer.reparam import LocScaleReparam
-from xarray import DataTree
+from xarray import DataArray, Dataset, DataTree
 
 MAX_RHAT = 1.01
 MIN_ESS = 400
@@ -262,6 +263,55 @@ def posterior_predictive(
     return az.from_dict(groups, dims=dims, coords=coords)
 
 
+def summary(posterior: DataTree, var_names: Sequence[str] | None = None, **options):
+    """Summarise draws in a table, one row an entry of a parameter, under its right name.
+
+    Parameters
+    ----------
+    posterior : xarray.DataTree
+        What :func:`fit` returned.
+    var_names : sequence of str, optional
+        The parameters, in the order wanted. Default: all.
+    **options
+        Passed to ``arviz.summary``, for example ``round_to="none"``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Mean, sd, 90 % interval and diagnostics.
+
+    Raises
+    ------
+    KeyError
+        If a name is not a parameter of `posterior`.
+
+    Notes
+    -----
+    Arrays of several dimensions are laid out in one before ``arviz.summary`` sees them: where
+    two arrays hold the same dimensions in different orders, ArviZ 1.3 writes figures beside the
+    wrong names.
+    """
+    draws = posterior["posterior"].dataset
+    names = list(draws.data_vars) if var_names is None else list(var_names)
+    if absent := [name for name in names if name not in draws.data_vars]:
+        raise KeyError(f"var_names {absent} are not in the posterior: {list(draws.data_vars)}")
+    return az.summary(Dataset({name: _flatten(draws[name]) for name in names}), **options)
+
+
+def _flatten(array):
+    """Lay the dimensions of an array beyond chain and draw out in one, labelled ``a, b``."""
+    dims = array.dims[2:]
+    if len(dims) < 2:
+        return array
+    labels = itertools.product(*(array.coords[dim].to_numpy() for dim in dims))
+    entry = f"{array.name}_entry"
+    return DataArray(
+        array.to_numpy().reshape(*array.shape[:2], -1),
+        dims=("chain", "draw", entry),
+        coords={entry: [", ".join(map(str, label)) for label in labels]},
+    )
+
+
 def open_ledger(chapter: str) -> None:
     """Name the chapter whose fits follow and, while the book builds, clear its old records.
 
@@ -399,7 +449,7 @@ def _compile_seconds():
 
 def _record(posterior) -> dict:
     """Return the figures of the ledger: diagnostics of the fit and of each parameter."""
-    table = _without_constants(az.summary(posterior, kind="all", round_to="none"))
+    table = _without_constants(summary(posterior, round_to="none"))
     divergences = int(posterior["sample_stats"]["diverging"].sum())
     misses = []
     for column, bad, limit in (

@@ -515,3 +515,19 @@ def test_setup_after_jax_has_started_warns():
     )
     assert "RuntimeWarning: JAX was running with 1 device(s)" in done.stderr
     assert "restart and call setup() first" in done.stderr
+
+
+def test_a_summary_writes_every_figure_beside_its_own_name():
+    numbers = np.arange(6.0).reshape(3, 2)
+    draws = np.random.default_rng(1).normal(0, 1e-3, (4, 100, 3, 2)) + numbers
+    posterior = az.from_dict(
+        {"posterior": {"a": draws[..., 0, :], "b": draws}},
+        dims={"a": ["group"], "b": ["predictor", "group"]},
+        coords={"group": ["g", "h"], "predictor": ["p", "q", "r"]},
+    )
+    table = sampling.summary(posterior, ["b", "a"], round_to="none")
+    names = ["b[p, g]", "b[p, h]", "b[q, g]", "b[q, h]", "b[r, g]", "b[r, h]", "a[g]", "a[h]"]
+    assert table.index.tolist() == names
+    np.testing.assert_allclose(table["mean"].astype(float), [0, 1, 2, 3, 4, 5, 0, 1], atol=1e-3)
+    with pytest.raises(KeyError, match="gamma"):
+        sampling.summary(posterior, ["gamma"])
