@@ -1,48 +1,136 @@
-"""NUTS against quadrature: the draws have the posterior's moments, within their own error."""
+"""NUTS against quadrature: the draws have the posterior's moments, within their own error.
+
+Models with up to four scales are compared whole. Those with more are Gaussian once their scales
+are fixed, and it is this Gaussian part that is compared.
+"""
+
+from itertools import product
 
 import arviz as az
 import exact
+import formulas
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.infer.util import log_density
 from scipy import stats
-from test_models import with_bug
+from test_models import WITH_PREDICTORS, draw_points, unstack, with_bug
 
+from mlm_utils import models
+from mlm_utils.data import load_eight_schools, load_published_tables
 from mlm_utils.sampling import fit
 
+ROUTES, SCHOOLS, CHEESES, GROUPS = "abcdef", "ABCDEFGH", "ABCD", ("rural", "urban")
+PUBLISHED = ("varying_slope_published", "varying_intercept_slope_published")
+
+
+def entries(site, *levels):
+    """Return the names of the entries of an array, as `arviz.summary` has them."""
+    return [f"{site}[{', '.join(labels)}]" for labels in product(*levels)]
+
+
+# Model -> its parameters, one name an entry.
+PUBLISHED_SLOPES = [
+    *("alpha", "sigma"),
+    *entries("tau_j", GROUPS),
+    *entries("beta_j", CHEESES, GROUPS),
+]
 PARAMETERS = {
-    "alpha": {},
-    "beta[A]": {"cheese": "A"},
-    "beta[B]": {"cheese": "B"},
-    "beta[C]": {"cheese": "C"},
-    "beta[D]": {"cheese": "D"},
-    "alpha_j[rural]": {"background": "rural"},
-    "alpha_j[urban]": {"background": "urban"},
-    "sigma": {},
-    "tau": {},
+    "two_level": ["mu", "tau", *entries("theta", ROUTES)],
+    "eight_schools": ["mu", "tau", *entries("z", SCHOOLS), *entries("theta", SCHOOLS)],
+    "varying_intercept": [
+        *("alpha", "sigma", "tau"),
+        *entries("beta", CHEESES),
+        *entries("alpha_j", GROUPS),
+    ],
+    "varying_slope_published": PUBLISHED_SLOPES,
+    "varying_intercept_slope_published": [
+        *PUBLISHED_SLOPES,
+        *("tau_alpha", *entries("alpha_j", GROUPS)),
+    ],
+}
+EVERY = [(model, name) for model, names in PARAMETERS.items() for name in names]
+
+# Scales compared by quantiles. With two groups the posterior of a half-Cauchy scale of
+# intercepts falls off as tau^-4: the variance is finite but the fourth moment is not, so the sd
+# of the draws does not settle, and its MCSE, an estimate that needs the fourth moment, says
+# nothing. That of tau_j falls off as tau^-6: the sd settles, its MCSE, whose own error needs the
+# eighth moment, does not.
+HEAVY_TAILS = {
+    "varying_intercept": {"tau"},
+    "varying_slope_published": {"tau_j"},
+    "varying_intercept_slope_published": {"tau_j", "tau_alpha"},
 }
 
 
-@pytest.fixture(scope="session")
-def quadrature(rows):
-    return exact.posterior_varying_intercept(
-        rows.X,
-        rows.idx,
-        rows.y,
-        rows.y_mean,
-        rows.y_sd,
-        predictor_levels=rows.labels["predictor"][1],
-        group_levels=rows.labels["group"][1],
-    )
+@pytest.fixture(scope="module")
+def problems(rows):
+    """The models' arguments and labels: cheese, the eight schools, and six made-up routes."""
+    rng = np.random.default_rng(11)
+    idx = np.repeat(np.arange(6), [2, 3, 4, 5, 6, 10]).astype(np.int32)
+    y = rng.normal(rng.normal(4.0, 3.0, 6)[idx], 4.0)
+    schools = load_eight_schools()
+    return {model: (rows.arguments, rows.labels) for model in PARAMETERS} | {
+        "two_level": (
+            {"idx": idx, "y": y, "n_groups": 6, "sigma": 4.0},
+            {"group": ("route", tuple(ROUTES))},
+        ),
+        "eight_schools": (
+            {"se": schools["se"].to_numpy(), "y": schools["effect"].to_numpy()},
+            {"group": ("school", tuple(SCHOOLS))},
+        ),
+    }
 
 
-def assert_draws_agree(draws, quadrature, name):
+@pytest.fixture(scope="module")
+def quadratures(problems):
+    """The exact posterior of every model."""
+    routes, _ = problems["two_level"]
+    schools, _ = problems["eight_schools"]
+    cheese, _ = problems["varying_intercept"]
+    columns = [cheese[name] for name in ("X", "idx", "y", "y_mean", "y_sd")]
+    levels = {"predictor_levels": CHEESES, "group_levels": GROUPS}
+    return {
+        "two_level": exact.posterior_two_level(**routes, group_levels=ROUTES),
+        "eight_schools": exact.posterior_eight_schools(**schools, levels=SCHOOLS),
+        "varying_intercept": exact.posterior_varying_intercept(*columns, **levels),
+    } | {
+        model: exact.posterior_published_slopes(*columns, intercepts="intercept" in model, **levels)
+        for model in PUBLISHED
+    }
+
+
+@pytest.fixture(scope="module")
+def fits(problems, posterior):
+    """A fit of every model that passed the gate."""
+    careful = {"target_accept": 0.99, "draws": 2000}
+    options = {
+        "two_level": {"target_accept": 0.95, "centred": {"theta": 0.0}},
+        "eight_schools": {"target_accept": 0.95, "draws": 2000},
+    } | dict.fromkeys(PUBLISHED, careful)
+    return {"varying_intercept": posterior} | {
+        model: refit(model, problems, **chosen) for model, chosen in options.items()
+    }
+
+
+def refit(model, problems, key=1, **options):
+    arguments, labels = problems[model]
+    program = getattr(models, model)
+    return fit(program, arguments, key=jax.random.key(key), labels=labels, **options)
+
+
+def entry(draws, name):
+    """Return the draws of a parameter by its name, ``site[label, label]``."""
+    site, _, labels = name.removesuffix("]").partition("[")
+    values = draws[site]
+    return values.sel(dict(zip(values.dims[2:], labels.split(", "), strict=True)) if labels else {})
+
+
+def assert_draws_agree(draws, quadrature, name, heavy_tails=()):
     """Compare the draws of one parameter with the quadrature, within 4 Monte Carlo errors."""
-    values = draws[name.partition("[")[0]].sel(PARAMETERS[name])
-    if name == "tau":
-        # Quantiles for tau: with two groups its posterior falls off as tau^-4. The variance is
-        # finite but the fourth moment is not, so the sd of the draws does not settle and its
-        # MCSE, an estimate that needs the fourth moment, says nothing.
+    values = entry(draws, name)
+    if name.partition("[")[0] in heavy_tails:
         figures = {
             f"quantile {p}": (
                 values.quantile(p).item(),
@@ -66,18 +154,64 @@ def assert_draws_agree(draws, quadrature, name):
         )
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_draws_agree_with_quadrature(name, posterior, quadrature):
-    assert_draws_agree(posterior["posterior"].to_dataset(), quadrature, name)
+# --- Whole posteriors
 
 
-def test_every_parameter_is_compared(posterior, quadrature):
-    assert set(PARAMETERS) == set(az.summary(posterior).index) == set(quadrature.mean)
+@pytest.mark.parametrize(("model", "name"), EVERY)
+def test_draws_agree_with_quadrature(model, name, fits, quadratures):
+    draws = fits[model]["posterior"].to_dataset()
+    assert_draws_agree(draws, quadratures[model], name, HEAVY_TAILS.get(model, ()))
 
 
-def test_a_fit_of_a_model_with_a_bug_disagrees(rows, quadrature):
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_every_parameter_is_compared(model, fits, quadratures):
+    names = set(PARAMETERS[model])
+    assert names == set(az.summary(fits[model]).index) == set(quadratures[model].mean)
+    table = quadratures[model].table()
+    assert names == set(table.index)
+    scales = table.index[table["5%"].notna()]
+    assert {name for name in names if name.startswith(("tau", "sigma"))} == set(scales)
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_the_two_groups_of_published_slopes_are_one_name_too_many(model, fits, quadratures):
+    """Rural and urban slopes have one posterior: exactly by quadrature, and in the draws."""
+    quadrature, draws = quadratures[model], fits[model]["posterior"].to_dataset()
+    for rural in [*entries("tau_j", ["rural"]), *entries("beta_j", CHEESES, ["rural"])]:
+        urban = rural.replace("rural", "urban")
+        for moments in (quadrature.mean, quadrature.sd):
+            np.testing.assert_allclose(moments[urban], moments[rural], rtol=1e-8)
+        for p, quantile in quadrature.quantiles.get(rural, {}).items():
+            np.testing.assert_allclose(quadrature.quantiles[urban][p], quantile, rtol=1e-8)
+        difference = entry(draws, urban) - entry(draws, rural)
+        if rural.startswith("tau_j"):  # a difference of heavy tails: its median
+            error = az.mcse(difference, method="quantile", prob=0.5).item()
+            assert abs(difference.median().item()) < 4 * error, urban
+        else:
+            error = az.mcse(difference, method="mean").item()
+            assert abs(difference.mean().item()) < 4 * error, urban
+
+
+@pytest.mark.parametrize(
+    ("published_as", "model"),
+    [
+        ("varying_intercept", "varying_intercept"),
+        ("varying_slope", "varying_slope_published"),
+    ],
+)
+def test_the_published_table_is_the_posterior_of_the_published_program(
+    published_as, model, quadratures
+):
+    tables = load_published_tables().set_index("parameter")
+    published = tables[tables["model"] == published_as]
+    assert set(published.index) == set(PARAMETERS[model])
+    exactly = quadratures[model].table()["mean"].loc[published.index]
+    assert (abs(published["mean"] - exactly) < 4 * published["mcse"]).all()
+
+
+def test_a_fit_of_a_model_with_a_bug_disagrees(rows, quadratures):
     draws = fit(
-        with_bug("rate for scale"),
+        with_bug("varying_intercept", "rate for scale"),
         rows.arguments,
         key=jax.random.key(1),
         labels=rows.labels,
@@ -85,7 +219,9 @@ def test_a_fit_of_a_model_with_a_bug_disagrees(rows, quadrature):
         dense_mass=True,
     )
     with pytest.raises(AssertionError, match="mean of sigma"):
-        assert_draws_agree(draws["posterior"].to_dataset(), quadrature, "sigma")
+        assert_draws_agree(
+            draws["posterior"].to_dataset(), quadratures["varying_intercept"], "sigma"
+        )
 
 
 @pytest.mark.parametrize(
@@ -95,34 +231,157 @@ def test_a_fit_of_a_model_with_a_bug_disagrees(rows, quadrature):
         ("cheese", ["B", "A", "C", "D"], "beta[A]"),
     ],
 )
-def test_draws_with_swapped_labels_disagree(dimension, swapped, name, posterior, quadrature):
+def test_draws_with_swapped_labels_disagree(dimension, swapped, name, posterior, quadratures):
     draws = posterior["posterior"].to_dataset().assign_coords({dimension: swapped})
     with pytest.raises(AssertionError, match="mean of"):
-        assert_draws_agree(draws, quadrature, name)
+        assert_draws_agree(draws, quadratures["varying_intercept"], name)
 
 
-def test_the_two_references_agree(rows):
-    """Bayes' theorem at fixed scales: joint density = marginal x prior x conditional."""
-    Z, y = exact.gaussian_part_varying_intercept(rows.X, rows.idx, rows.y, rows.n_groups)
-    rng = np.random.default_rng(4)
-    for tau, sigma in [(0.3, 5.0), (4.0, 7.5), (300.0, 12.0)]:
-        prior_mean = np.r_[rows.y_mean, np.zeros(6)]
-        prior_sd = np.r_[2.5 * rows.y_sd, np.full(4, 2.0), tau, tau]
-        given = exact.condition(Z, y, prior_mean, prior_sd[None], np.array([sigma]))
-        rest = given.log_marginal[0] + stats.halfcauchy.logpdf(tau, scale=2)
-        rest += stats.expon.logpdf(sigma, scale=rows.y_sd)
-        conditional = stats.multivariate_normal(given.mean[0], given.covariance[0])
-        for theta in rng.normal(prior_mean, 3, (5, 7)):
-            point = {"alpha": theta[0], "beta": theta[1:5], "alpha_j": theta[5:]}
-            joint = exact.log_density_varying_intercept(
-                point | {"tau": tau, "sigma": sigma},
-                *(rows.X, rows.idx, rows.y, rows.y_mean, rows.y_sd),
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("two_level", {"centred": {"theta": 0.5}, "target_accept": 0.99}),
+        (
+            "varying_intercept",
+            {"centred": {"alpha_j": 0.5}, "target_accept": 0.95, "dense_mass": True},
+        ),
+    ],
+)
+def test_half_centred_the_posterior_stays_the_same(model, options, problems, quadratures):
+    draws = refit(model, problems, key=2, **options)["posterior"].to_dataset()
+    for name in PARAMETERS[model]:
+        assert_draws_agree(draws, quadratures[model], name, HEAVY_TAILS.get(model, ()))
+
+
+# --- Gaussian parts
+
+
+@pytest.mark.parametrize(
+    "model", [model for model in WITH_PREDICTORS if model != "varying_intercept"]
+)
+def test_with_its_scales_fixed_the_model_is_its_gaussian(model, rows):
+    """Gradient and Hessian of the log density are those of the closed form.
+
+    A quadratic has one Hessian everywhere, so that these two hold its whole shape.
+    """
+    points = unstack(draw_points(model, rows.arguments, n=3))
+    program = getattr(models, model)
+    for point in points:
+        sites, Z, prior_mean, prior_sd = exact.gaussian_sites(model, point, **rows.arguments)
+        scales = {site: value for site, value in point.items() if site not in sites}
+        given = exact.condition(
+            *(Z, rows.y, prior_mean, prior_sd[None], np.array([point["sigma"]]))
+        )
+        precision = Z.T @ Z / point["sigma"] ** 2 + np.diag(prior_sd**-2.0)
+
+        def log_joint(theta, sites=sites, scales=scales):
+            values, at = {}, 0
+            for site, shape in sites.items():
+                width = int(np.prod(shape))
+                values[site] = theta[at : at + width].reshape(shape)
+                at += width
+            return log_density(program, (), rows.arguments, scales | values)[0]
+
+        theta = np.concatenate([np.ravel(point[site]) for site in sites])
+        for at in (theta, given.mean[0]):
+            hessian = jax.hessian(log_joint)(jnp.asarray(at))
+            np.testing.assert_allclose(
+                -hessian, precision, rtol=1e-9, atol=1e-12 * np.abs(precision).max()
             )
-            np.testing.assert_allclose(rest + conditional.logpdf(theta), joint, rtol=1e-9)
+        pull = precision @ (given.mean[0] - theta)
+        np.testing.assert_allclose(
+            jax.grad(log_joint)(jnp.asarray(theta)), pull, rtol=1e-7, atol=1e-9 * abs(pull).max()
+        )
+
+
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_the_two_references_agree(model, problems):
+    """Bayes' theorem at fixed scales: joint density = marginal x prior x conditional."""
+    arguments, _ = problems[model]
+    y = arguments["y"]
+    for point in unstack(draw_points(model, arguments, n=5)):
+        if model == "two_level":
+            sites, prior_mean = ["mu", "theta"], np.zeros(7)
+            prior_sd = np.r_[10.0, np.full(6, point["tau"])]
+            Z, scaled = exact.gaussian_part_groups(
+                np.eye(6)[arguments["idx"]], y, arguments["sigma"]
+            )
+            noise, log_units = 1.0, -len(y) * np.log(arguments["sigma"])
+        elif model == "eight_schools":
+            sites, prior_mean = ["mu", "z"], np.zeros(9)
+            prior_sd = np.r_[20.0, np.full(8, point["tau"])]
+            Z, scaled = exact.gaussian_part_groups(np.eye(8), y, arguments["se"])
+            noise, log_units = 1.0, -np.log(arguments["se"]).sum()
+        elif model == "varying_intercept":
+            sites, prior_mean = (
+                ["alpha", "beta", "alpha_j"],
+                np.r_[arguments["y_mean"], np.zeros(6)],
+            )
+            prior_sd = np.r_[2.5 * arguments["y_sd"], np.full(4, 2.0), np.full(2, point["tau"])]
+            Z, scaled = exact.gaussian_part_rows(arguments["X"], arguments["idx"], y, 2)
+            noise, log_units = point["sigma"], 0.0
+        else:
+            sites, Z, prior_mean, prior_sd = exact.gaussian_sites(model, point, **arguments)
+            scaled, noise, log_units = y, point["sigma"], 0.0
+        given = exact.condition(Z, scaled, prior_mean, prior_sd[None], np.array([noise]))
+        theta = np.concatenate([np.ravel(point[site]) for site in sites])
+        log_volume = 0.0
+        if model == "two_level":
+            theta[1:] -= point["mu"]  # deviations from mu
+        if model == "eight_schools":
+            theta[1:] *= point["tau"]
+            log_volume = 8 * np.log(point["tau"])
+        conditional = stats.multivariate_normal(given.mean[0], given.covariance[0])
+        rest = (
+            given.log_marginal[0]
+            + log_units
+            + log_volume
+            + log_prior_of_scales(model, point, arguments)
+        )
+        joint = getattr(formulas, model)(point, **arguments)
+        np.testing.assert_allclose(rest + conditional.logpdf(theta), joint, rtol=1e-8)
+
+
+def log_prior_of_scales(model, point, arguments):
+    """Log prior density of the scales of the models of the quadrature."""
+    log_prior = 0.0
+    if "sigma" in point:
+        log_prior += stats.expon.logpdf(point["sigma"], scale=arguments["y_sd"])
+    half = {"two_level": stats.halfnorm(scale=5), "eight_schools": stats.halfnorm(scale=10)}
+    for site, value in point.items():
+        if site.startswith("tau"):
+            log_prior += half.get(model, stats.halfcauchy(scale=2)).logpdf(value).sum()
+    return log_prior
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_slopes_reach_the_data_through_their_sum_alone(model, rows):
+    """The quadrature's reduction, at fixed scales: nine slopes become four, and back."""
+    intercepts = "intercept" in model
+    for point in unstack(draw_points(model, rows.arguments, n=5)):
+        noise = np.array([point["sigma"]])
+        sites, Z, prior_mean, prior_sd = exact.gaussian_sites(model, point, **rows.arguments)
+        whole = exact.condition(Z, rows.y, prior_mean, prior_sd[None], noise)
+        s = np.hypot(*point["tau_j"])
+        Z, y = exact.gaussian_part_rows(rows.X, rows.idx, rows.y, 2 if intercepts else 0)
+        sd = np.r_[2.5 * rows.y_sd, np.full(4, s), np.full(Z.shape[1] - 5, point.get("tau_alpha"))]
+        sd = sd.astype(float)
+        mean = np.r_[rows.y_mean, np.zeros(Z.shape[1] - 1)]
+        reduced = exact.condition(Z, y, mean, sd[None], noise)
+        np.testing.assert_allclose(reduced.log_marginal, whole.log_marginal, rtol=1e-10)
+        e = point["tau_j"] / s
+        c, variance = reduced.mean[0, 1:5], np.diag(reduced.covariance[0])[1:5]
+        slopes = whole.mean[0, 1:9].reshape(4, 2)
+        np.testing.assert_allclose(slopes, np.outer(c, e) / s, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            np.diag(whole.covariance[0])[1:9].reshape(4, 2),
+            np.outer(variance, e**2) / s**2 + 1 - e**2,
+            rtol=1e-6,
+        )
 
 
 def test_a_coarse_or_narrow_grid_is_refused(rows):
-    Z, y = exact.gaussian_part_varying_intercept(rows.X, rows.idx, rows.y, rows.n_groups)
+    Z, y = exact.gaussian_part_rows(rows.X, rows.idx, rows.y, rows.n_groups)
     settings = {
         "names": [f"theta[{i}]" for i in range(7)],
         "prior_mean": np.r_[rows.y_mean, np.zeros(6)],
