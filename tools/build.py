@@ -39,7 +39,11 @@ def main() -> int:
     source = parser.parse_args().source.resolve()
     build = source / "_build"
     forget_stale_pages(source, build)
-    environment = os.environ | {"MLM_LEDGER": str(build / "fits"), "PYTHONPATH": str(source)}
+    environment = os.environ | {
+        "MLM_LEDGER": str(build / "fits"),
+        "PYTHONPATH": str(source),
+        "IPYTHONDIR": str(own_ipython(build)),
+    }
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     command = [jupyter_book, "build", source, "--warningiserror", "--nitpick", "--keep-going"]
     finished = subprocess.run(command, env=environment, check=False)
@@ -56,6 +60,14 @@ def main() -> int:
         return 1
     print(f"The book is built: {build / 'html' / 'index.html'}")
     return 0
+
+
+def own_ipython(build: Path) -> Path:
+    """Make the kernels' own settings: none of a reader's start-up files, and errors logged only."""
+    profile = build / "ipython" / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n')
+    return profile.parent
 
 
 def forget_stale_pages(source: Path, build: Path) -> None:
