@@ -291,7 +291,7 @@ def check_number(name, value, *, positive=False) -> None:
     TypeError, ValueError
         If it is not a number, not finite or not positive.
     """
-    if isinstance(value, bool) or not isinstance(value, Real | jax.Array):
+    if isinstance(value, bool) or not isinstance(value, Real | jax.Array) or np.ndim(value):
         raise TypeError(f"{name} must be a number, got {value!r}: use float(...)")
     if _is_known(value) and not np.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}: check where it was computed")

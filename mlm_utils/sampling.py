@@ -22,6 +22,7 @@ import jax
 import numpy as np
 import numpyro
 from arviz_base.io_numpyro import infer_dims
+from numpyro.distributions import ExpandedDistribution, Independent, constraints
 from numpyro.infer import MCMC, NUTS, Predictive, init_to_median
 from numpyro.infer.reparam import LocScaleReparam
 from xarray import DataArray, Dataset, DataTree
@@ -140,7 +141,7 @@ def fit(
     posterior = az.from_numpyro(mcmc, dims=dims, coords=coords, log_likelihood=True)
     posterior.attrs["arguments"] = _rows_digest(arguments)
     auxiliary = [f"{site}_decentered" for site in centred or {}]
-    posterior["posterior"] = posterior["posterior"].dataset.drop_vars(auxiliary)
+    posterior["posterior"] = posterior["posterior"].dataset.drop_vars(auxiliary, errors="ignore")
     record = _record(posterior)
     record |= {
         "model": _name(model),
@@ -389,18 +390,32 @@ def _check_call(model, arguments, key, labels):
 
 def _recentre(model, arguments, centred):
     """Return the model in the sampler's coordinates: the same density, moved by `centred`."""
-    sites = {site["name"]: site for site in _trace(model, arguments)}
+    if not isinstance(centred, Mapping):
+        raise TypeError(
+            f"centred must be a mapping of sites to numbers, got {centred!r}: try {{'alpha_j': 0.5}}"
+        )
+    sites = {site["name"]: site for site in _trace(model, arguments) if not site["is_observed"]}
+    movable = sorted(name for name, site in sites.items() if _has_location(site["fn"]))
     config = {}
     for name, degree in centred.items():
-        if name not in sites or sites[name]["is_observed"]:
+        if name not in movable:
+            what = "has no location and scale" if name in sites else "is not a parameter"
             raise ValueError(
-                f"centred names {name!r}, which is not a parameter of {_name(model)}: choose from "
-                f"{sorted(site for site in sites if not sites[site]['is_observed'])}"
+                f"centred names {name!r}, which {what} in {_name(model)}: choose from {movable}"
             )
         if isinstance(degree, bool) or not isinstance(degree, Real) or not 0 <= degree <= 1:
             raise ValueError(f"centred[{name!r}] must lie in [0, 1], got {degree!r}: try 0.5")
         config[name] = LocScaleReparam(degree)
     return numpyro.handlers.reparam(model, config=config) if config else model
+
+
+def _has_location(distribution):
+    """Whether a site can be recentred: a distribution on the reals with a location and a scale."""
+    while isinstance(distribution, Independent | ExpandedDistribution):
+        distribution = distribution.base_dist
+    return distribution.support is constraints.real and {"loc", "scale"} <= set(
+        distribution.arg_constraints
+    )
 
 
 def _trace(model, arguments):

@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import interpolate, optimize, stats
+from scipy import interpolate, optimize, special, stats
 
 PROBABILITIES = (0.05, 0.5, 0.95)
 
 
 class Posterior(NamedTuple):
-    """Moments of every parameter, and quantiles of the scales.
+    """Moments of every parameter, and quantiles of most.
 
     Attributes
     ----------
     mean, sd : dict of str to float
         Posterior mean and standard deviation of each parameter.
     quantiles : dict of str to dict of float to float
-        For each scale, probability -> quantile.
+        Probability -> quantile, for each scale and whatever is normal given the scales.
     """
 
     mean: dict[str, float]
@@ -32,7 +32,7 @@ class Posterior(NamedTuple):
     def table(self) -> pd.DataFrame:
         """Return a row a parameter, labelled as `arviz.summary` labels it.
 
-        Columns ``mean``, ``sd`` and, known for scales alone, a column a probability (``5%``).
+        Columns ``mean``, ``sd`` and one a probability (``5%``), empty where it is not known.
         """
         quantiles = pd.DataFrame(self.quantiles).T
         quantiles.columns = [f"{100 * p:g}%" for p in quantiles.columns]
@@ -146,20 +146,19 @@ def integrate_scales(
         For each scale, the step of the grid of its logarithm.
     report : callable, optional
         Takes the dict of scales and the Gaussian part's `Conditional`; returns conditional means
-        and variances ``(m, q)`` of whatever is to be known. Default: the Gaussian part itself.
+        and variances ``(m, q)`` of linear functions of the Gaussian part. Default: its entries.
 
     Returns
     -------
     Posterior
-        Means and standard deviations of what is reported and of the scales; quantiles of the
-        scales.
+        Means, standard deviations and quantiles of what is reported and of the scales.
 
     Raises
     ------
     AssertionError
         As `on_two_grids`.
     """
-    problem = (Z, y, names, prior_mean, prior_sd, noise, log_priors, report or _report_all)
+    problem = (Z, y, names, names, prior_mean, prior_sd, noise, log_priors, report or _report_all)
     return on_two_grids(lambda *grid: _integrate_on_grid(*problem, *grid)[0], ranges, steps)
 
 
@@ -181,9 +180,8 @@ def on_two_grids(compute: Callable, ranges: Mapping, steps: Mapping) -> Posterio
     Raises
     ------
     AssertionError
-        If a grid with steps 2/3 as long, over ranges a tenth wider, moves a mean or a standard
-        deviation by more than 1e-6 posterior standard deviations, or a quantile by 1e-6 of
-        itself.
+        If a grid with steps 2/3 as long, over ranges a tenth wider, moves a mean, a standard
+        deviation or a quantile by more than 1e-6 posterior standard deviations.
     """
     coarse = compute(ranges, steps)
     wider = {
@@ -198,7 +196,7 @@ def on_two_grids(compute: Callable, ranges: Mapping, steps: Mapping) -> Posterio
     for name, quantiles in fine.quantiles.items():
         for probability, quantile in quantiles.items():
             moved = abs(coarse.quantiles[name][probability] - quantile)
-            assert moved <= 1e-6 * quantile, (
+            assert moved <= 1e-6 * fine.sd[name], (
                 f"quantile {probability} of {name} moves by {moved:.2g} on a finer grid"
             )
     return fine
@@ -402,8 +400,9 @@ def posterior_published_slopes(
         if intercepts:
             log_priors["tau_alpha"] = stats.halfcauchy(scale=2).logpdf
         posterior, log_scales, marginals = _integrate_on_grid(
-            *(Z, y, names, np.r_[y_mean, np.zeros(Z.shape[1] - 1)], prior_sd, "sigma"),
-            *(log_priors, report, ranges, steps),
+            *(Z, y, names, [name for name in names if name.startswith("alpha")]),
+            *(np.r_[y_mean, np.zeros(Z.shape[1] - 1)], prior_sd, "sigma", log_priors, report),
+            *(ranges, steps),
         )
         log_likelihood = np.log(marginals["s"]) - _shares(np.exp(log_scales["s"]), ratios)[0]
         quantiles = {name: q for name, q in posterior.quantiles.items() if name != "s"}
@@ -524,9 +523,12 @@ def _axis(limits, step):
     return np.linspace(low, high, 1 + int(np.ceil((high - low) / step)))
 
 
-def _integrate_on_grid(Z, y, names, prior_mean, prior_sd, noise, log_priors, report, ranges, steps):
+def _integrate_on_grid(
+    Z, y, names, normal, prior_mean, prior_sd, noise, log_priors, report, ranges, steps
+):
     """Integrate over one grid, a slice of equal first scale at a time.
 
+    Those of `names` that are in `normal` are normal given the scales: their quantiles are known.
     Returns the posterior and, for each scale, the grid of its logarithm and the masses on it.
     """
     scale_names = list(log_priors)
@@ -538,6 +540,8 @@ def _integrate_on_grid(Z, y, names, prior_mean, prior_sd, noise, log_priors, rep
     log_mass = np.empty((len(axes[first]), m))
     slice_mean = np.empty((len(axes[first]), len(names)))
     slice_variance = np.empty_like(slice_mean)
+    columns = [names.index(name) for name in normal]
+    mixture = np.empty((2, len(columns), len(axes[first]), m))
     for i, log_scale in enumerate(axes[first]):
         scales = {first: np.full(m, np.exp(log_scale)), **rest}
         noise_sd = np.ones(m) if noise is None else scales[noise]
@@ -548,6 +552,7 @@ def _integrate_on_grid(Z, y, names, prior_mean, prior_sd, noise, log_priors, rep
         weight = np.exp(log_mass[i] - log_mass[i].max())
         weight /= weight.sum()
         means, variances = report(scales, given)
+        mixture[:, :, i] = means[:, columns].T, variances[:, columns].T
         slice_mean[i] = weight @ means
         slice_variance[i] = weight @ (variances + (means - slice_mean[i]) ** 2)
     mass = np.exp(log_mass - log_mass.max())
@@ -557,7 +562,12 @@ def _integrate_on_grid(Z, y, names, prior_mean, prior_sd, noise, log_priors, rep
     sds = np.sqrt(of_slice @ (slice_variance + (slice_mean - means) ** 2))
     mean = dict(zip(names, means.tolist(), strict=True))
     sd = dict(zip(names, sds.tolist(), strict=True))
-    quantiles, marginals = {}, {}
+    heavy = mass.ravel() > 1e-14
+    quantiles = {
+        name: _quantiles_of_mixture(mass.ravel()[heavy], *moments.reshape(2, -1)[:, heavy])
+        for name, moments in zip(normal, mixture.swapaxes(0, 1), strict=True)
+    }
+    marginals = {}
     for axis, name in enumerate(scale_names):
         marginals[name] = mass.sum(axis=tuple(a for a in range(mass.ndim) if a != axis))
         values = np.exp(axes[name])
@@ -596,6 +606,22 @@ def _marginal_of_tau(log_tau, ratios, log_s, log_likelihood):
     log_mass += stats.halfcauchy.logpdf(tau, scale=2) + stats.halfcauchy.logpdf(other, scale=2)
     mass = np.exp(log_mass - log_mass.max()).sum(axis=1)
     return mass / mass.sum()
+
+
+def _quantiles_of_mixture(mass, mean, variance):
+    """Quantiles of a mixture of normal distributions."""
+    sd = np.sqrt(variance)
+    centre, spread = mass @ mean, np.sqrt(mass @ (variance + (mean - mass @ mean) ** 2))
+
+    def quantile(p):
+        return optimize.brentq(
+            lambda x: mass @ special.ndtr((x - mean) / sd) / mass.sum() - p,
+            centre - 20 * spread,
+            centre + 20 * spread,
+            xtol=1e-10 * spread,
+        )
+
+    return {p: float(quantile(p)) for p in PROBABILITIES}
 
 
 def _quantiles(log_scale, marginal):

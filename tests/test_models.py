@@ -453,7 +453,9 @@ def test_the_groups_of_rows_choose_the_published_intercept_and_no_slope(problem)
     )
 
 
-@pytest.mark.parametrize("model", WITH_PREDICTORS)
+@pytest.mark.parametrize(
+    "model", [model for model in WITH_PREDICTORS if model != "varying_intercept"]
+)
 def test_only_published_slopes_can_swap_their_groups(model, problem):
     arguments, points, _ = problem(model, "the book's")
     moved = {
@@ -461,9 +463,6 @@ def test_only_published_slopes_can_swap_their_groups(model, problem):
         for site, dims in SITES[model].items()
         if "group" in dims and site in points and site != "alpha_j"
     }
-    if not moved:
-        assert model == "varying_intercept"
-        return
     before = densities(getattr(models, model), arguments, points)
     after = densities(getattr(models, model), arguments, points | moved)
     if model in ("varying_slope_published", "varying_intercept_slope_published"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import arviz as az
 import jax
 import numpy as np
 import numpyro
