@@ -392,7 +392,7 @@ def _recentre(model, arguments, centred):
     """Return the model in the sampler's coordinates: the same density, moved by `centred`."""
     if not isinstance(centred, Mapping):
         raise TypeError(
-            f"centred must map sites to numbers, got {centred!r}: try {{'alpha_j': 0.5}}"
+            f"centred must be a mapping of sites, got {centred!r}: try {{'alpha_j': 0.5}}"
         )
     sites = {site["name"]: site for site in _trace(model, arguments) if not site["is_observed"]}
     movable = sorted(name for name, site in sites.items() if _has_location(site["fn"]))
