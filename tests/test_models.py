@@ -6,7 +6,6 @@ import inspect
 from pathlib import Path
 from typing import NamedTuple
 
-import formulas
 import jax
 import jax.numpy as jnp
 import jupytext
@@ -16,7 +15,7 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.infer.util import log_density
 from scipy import integrate
 
-from mlm_utils import models, sampling
+from mlm_utils import formulas, models, sampling
 from mlm_utils.data import load_eight_schools
 
 CHAPTERS = Path(__file__).parent.parent / "chapters"

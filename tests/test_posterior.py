@@ -9,7 +9,6 @@ from itertools import product
 
 import arviz as az
 import exact
-import formulas
 import jax
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from numpyro.infer.util import log_density
 from scipy import stats
 from test_models import WITH_PREDICTORS, draw_points, unstack, with_bug
 
-from mlm_utils import models
+from mlm_utils import formulas, models
 from mlm_utils.data import load_eight_schools, load_published_tables
 from mlm_utils.sampling import fit, summary
 
