@@ -2,10 +2,11 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint lab notebooks lock clean
+.PHONY: help setup book test test-mutants test-full lint lab notebooks lock clean
+PYTEST := $(PYTHON) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 help:        ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:       ## put the locked packages into .venv (done by the verbs below when needed)
 	@sh tools/setup.sh
@@ -13,8 +14,14 @@ setup:       ## put the locked packages into .venv (done by the verbs below when
 book: setup  ## execute the chapters and build the HTML book in _build/html
 	@$(PYTHON) tools/build.py
 
-test: setup  ## run the tests
-	@$(PYTHON) -m pytest
+test: setup  ## run the tests (minutes), and measure what they reach of mlm_utils
+	@$(PYTEST) --cov
+
+test-mutants: setup ## plant every bug of data/planted_bugs.toml and see its test fail
+	@$(PYTHON) tools/mutants.py
+
+test-full: test-mutants ## run every test: all calibrations, the whole book twice, all planted bugs
+	@$(PYTEST) -m ""
 
 lint: setup  ## check the style of code and chapters
 	@$(PYTHON) tools/lint.py

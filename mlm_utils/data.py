@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,6 +108,29 @@ def load_published_tables() -> pd.DataFrame:
     return table
 
 
+def load_planted_bugs() -> pd.DataFrame:
+    """Load the registry of planted bugs: mistakes that the tests of this book must notice.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a bug, with columns ``name``, ``file`` and ``inside`` (the function, empty where
+        the text is unique in the file), ``right`` and ``wrong`` (the text and what replaces it),
+        ``caught_by`` (the test that fails) and ``shows`` (what it would do to an analysis).
+
+    Raises
+    ------
+    ValueError
+        If a bug lacks one of these texts.
+    """
+    with (_tables() / "planted_bugs.toml").open("rb") as file:
+        table = pd.DataFrame(tomllib.load(file)["bug"])
+    columns = ["name", "file", "inside", "right", "wrong", "caught_by", "shows"]
+    table = table.reindex(columns=columns).fillna({"inside": ""})
+    check_table(table, categorical=columns)
+    return table
+
+
 def to_categories(column: pd.Series, levels: Sequence) -> pd.Series:
     """Turn a column into categories in a stated order, refusing any value outside them.
 
@@ -206,11 +230,15 @@ def _first(column: pd.Series, chosen: pd.Series) -> tuple:
     return found.index.tolist()[0], found.tolist()[0]
 
 
+def _tables() -> Path:
+    """Return the folder of the tables: the checkout's ``data/``, or the copy a wheel carries."""
+    here = Path(__file__).resolve().parent
+    return next(folder for folder in (here / "_tables", here.parent / "data") if folder.is_dir())
+
+
 def _read_table(name: str) -> pd.DataFrame:
     """Read ``data/<name>.csv``, or the copy a wheel carries, after checking its bytes."""
-    here = Path(__file__).resolve().parent
-    folder = next(f for f in (here / "_tables", here.parent / "data") if f.is_dir())
-    path = folder / f"{name}.csv"
+    path = _tables() / f"{name}.csv"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != SHA256[name]:
         raise ValueError(

@@ -40,7 +40,7 @@ def varying_intercept(point, *, X, idx, y, n_groups, y_mean, y_sd) -> float:
 
 
 def varying_slope_published(point, *, X, idx, y, n_groups, y_mean, y_sd) -> float:
-    """Published slopes: mean ``alpha + sum_j tau_j x_i' beta_.j``, the same for every group."""
+    """Sum slopes as published: mean ``alpha + sum_j tau_j x_i' beta_.j``, for every group."""
     tau_j, beta_j = point["tau_j"], point["beta_j"]
     log_density = _level(point, y_mean, y_sd) + _noise(point, y_sd) + _normal(beta_j, 0, 1)
     for j in range(n_groups):
@@ -53,7 +53,7 @@ def varying_slope_published(point, *, X, idx, y, n_groups, y_mean, y_sd) -> floa
 
 
 def varying_intercept_slope_published(point, *, X, idx, y, n_groups, y_mean, y_sd) -> float:
-    """Published slopes, and intercepts ``alpha_j ~ Normal(0, tau_alpha)`` of each group."""
+    """Sum slopes as published, with intercepts ``alpha_j ~ Normal(0, tau_alpha)`` of each group."""
     tau_j, beta_j, tau_alpha = point["tau_j"], point["beta_j"], point["tau_alpha"]
     log_density = _level(point, y_mean, y_sd) + _noise(point, y_sd) + _normal(beta_j, 0, 1)
     log_density += stats.halfcauchy.logpdf(tau_alpha, scale=2)
@@ -91,7 +91,7 @@ def varying_intercept_slope(point, *, X, idx, y, n_groups, y_mean, y_sd) -> floa
 
 
 def correlated_effects_published(point, *, X, idx, y, n_groups, y_mean, y_sd) -> float:
-    """Published correlated effects: ``b_j = Sigma gamma_j``, Sigma a covariance matrix."""
+    """Multiply effects by Sigma, as published: ``b_j = Sigma gamma_j``."""
     tau, gamma_j = point["tau"], point["gamma_j"]
     covariance = np.diag(tau) @ point["L_Omega"] @ point["L_Omega"].T @ np.diag(tau)
     covariance += 1e-6 * np.eye(len(tau))
@@ -159,3 +159,42 @@ def _normal(value, loc, scale):
 
 def _dot(x, coefficients):
     return sum(x[k] * coefficients[k] for k in range(len(x)))
+
+
+def multilevel(point, *, X, terms, y, prior) -> float:
+    """General model: mean ``x_i' beta + sum_t w_ti' b_tj[i]``, ``b_tj = diag(tau_t) L_t z_tj``."""
+    log_density = _scale(point["sigma"], prior.sigma, prior.sigma.scale)
+    for k in range(len(point["beta"])):
+        log_density += _normal(point["beta"][k], prior.beta_mean[k], prior.beta_sd[k])
+    mean = [_dot(X[i], point["beta"]) for i in range(len(y))]
+    for term in terms:
+        q = len(term.W[0])
+        tau, tau_prior = point[f"tau_{term.name}"], prior.tau[term.name]
+        for k in range(q):
+            log_density += _scale(tau[k], tau_prior, np.broadcast_to(tau_prior.scale, q)[k])
+        L_Omega = np.eye(q)
+        if term.correlated:
+            L_Omega = point[f"L_Omega_{term.name}"]
+            log_density += lkj_cholesky(L_Omega, prior.eta)
+        factor = np.diag(tau) @ L_Omega
+        b = []
+        for j in range(term.n_groups):
+            if term.centred:
+                b.append(point[f"b_{term.name}"][j])
+                log_density += stats.multivariate_normal.logpdf(b[j], cov=factor @ factor.T)
+            else:
+                z = point[f"z_{term.name}"][j]
+                log_density += _normal(z, 0, 1)
+                b.append(factor @ z)
+        for i in range(len(y)):
+            mean[i] += _dot(term.W[i], b[term.idx[i]])
+    return log_density + _normal(y, mean, point["sigma"])
+
+
+def _scale(value, prior, scale):
+    """Return the log density of a standard deviation under a family and scale."""
+    if prior.family == "half-t":
+        return np.log(2) + stats.t.logpdf(value, prior.df, scale=scale)
+    families = {"half-normal": stats.halfnorm, "half-cauchy": stats.halfcauchy}
+    families["exponential"] = stats.expon
+    return families[prior.family].logpdf(value, scale=scale)

@@ -17,6 +17,31 @@ from mlm_utils.sampling import fit
 
 mlm_utils.setup(cache=True)
 
+# Tables that the tests fill with `record_property` and that are printed after the last of them.
+TABLES = {
+    "density": ("model", "data", "points", "worst relative difference"),
+    "calibration": ("model", "data sets", "quantities", "least uniform", "p-value", "diverging"),
+}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what was proved of each model."""
+    reports = [
+        report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])
+    ]
+    for name, header in TABLES.items():
+        recorded = [
+            v for r in reports if r.when == "call" for k, v in r.user_properties if k == name
+        ]
+        rows = [header, *sorted(tuple(map(str, row)) for row in recorded)]
+        if len(rows) == 1:
+            continue
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        terminalreporter.section(name)
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            terminalreporter.write_line("  ".join(cells).rstrip())
+
 
 @pytest.fixture(scope="session")
 def cheese():

@@ -354,7 +354,7 @@ def test_change_of_what_pages_use_makes_them_execute(remembered, changed):
     assert not reused()
 
 
-@pytest.mark.parametrize("added", ["mlm_utils/new.py", "data/new.csv"])
+@pytest.mark.parametrize("added", ["mlm_utils/new.py", "data/new.csv", "data/new.toml"])
 def test_new_module_or_table_makes_pages_execute(remembered, added):
     book, reused = remembered
     (book / added).write_text("")

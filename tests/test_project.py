@@ -25,8 +25,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 DIRECT = [*PROJECT["project"]["dependencies"], *EXTRAS["book"], *EXTRAS["dev"]]
 PYTHONS = ["3.12", "3.13", "3.14"]
-CHECKS = ["make lint", "make test", "make book"]
-VERBS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+CHECKS = ["make lint", "make test", "make test-mutants", "make book"]
+VERBS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 # What is installed
@@ -168,7 +168,7 @@ def test_make_alone_lists_every_verb():
 
 
 @pytest.mark.parametrize(("broken", "ran"), [("none", CHECKS), ("test", CHECKS[:2])])
-def test_ci_runs_the_three_checks_and_stops_at_the_first_that_fails(tmp_path, broken, ran):
+def test_ci_runs_every_check_and_stops_at_the_first_that_fails(tmp_path, broken, ran):
     fake = tmp_path / "make"
     fake.write_text(f'#!/bin/sh\necho "make $*" >>"{tmp_path}/log"\n[ "$*" != {broken} ]\n')
     fake.chmod(0o755)
@@ -178,11 +178,14 @@ def test_ci_runs_the_three_checks_and_stops_at_the_first_that_fails(tmp_path, br
     assert (done.returncode == 0) == (broken == "none")
 
 
-def test_workflow_runs_the_same_three_checks_on_every_python():
+def test_workflow_runs_the_same_checks_on_every_python_and_the_full_tier_each_week():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-    (job,) = workflow["jobs"].values()
-    assert [step["run"] for step in job["steps"] if "run" in step] == CHECKS
-    assert job["strategy"]["matrix"]["python"] == PYTHONS
+    check, full = workflow["jobs"]["check"], workflow["jobs"]["full"]
+    assert [step["run"] for step in check["steps"] if "run" in step] == CHECKS
+    assert check["strategy"]["matrix"]["python"] == PYTHONS
+    assert [step["run"] for step in full["steps"] if "run" in step] == ["make test-full"]
+    assert full["if"] == "github.event_name == 'schedule'"
+    assert workflow[True]["schedule"]  # YAML 1.1 reads the key `on` as true
 
 
 # Set-up, with programs that stand in for Python
@@ -459,9 +462,9 @@ def test_chapter_has_no_markdown_footnote(stem):
 # The tables
 
 
-def test_data_holds_tables_and_their_description_only():
+def test_data_holds_what_pages_read_and_its_description_only():
     names = {path.name for path in (ROOT / "data").iterdir()}
-    assert names == {"README.md", *(f"{stem}.csv" for stem in SHA256)}
+    assert names == {"README.md", "planted_bugs.toml", *(f"{stem}.csv" for stem in SHA256)}
 
 
 @pytest.mark.parametrize("stem", SHA256)

@@ -77,6 +77,7 @@ def forget_stale_pages(source: Path, build: Path) -> None:
         [
             *source.glob("mlm_utils/**/*.py"),
             *source.glob("data/*.csv"),
+            *source.glob("data/*.toml"),
             source / "requirements.lock",
         ]
     ):
