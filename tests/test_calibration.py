@@ -173,7 +173,7 @@ def test_simuk_ranks_the_same_truths_alike(monkeypatch):
     run_batches = calibration._run_in_batches
 
     def keep(function, tasks, n, progress):
-        _, _, drawn["truth"], drawn["y"] = jax.device_get(tasks)
+        _, _, _, drawn["truth"], drawn["y"] = jax.device_get(tasks)
         return run_batches(function, tasks, n, progress)
 
     monkeypatch.setattr(calibration, "_run_in_batches", keep)
@@ -216,7 +216,7 @@ def test_a_row_a_simulation_and_a_column_a_quantity(small):
 
 def test_columns_carry_labels_and_no_entry_that_never_moves(monkeypatch):
     def no_ranks(function, tasks, n, progress):
-        truth = tasks[2] | {"log_likelihood": np.zeros(n)}
+        truth = tasks[3] | {"log_likelihood": np.zeros(n)}
         return {name: np.zeros(np.shape(at), int) for name, at in truth.items()}, np.zeros(n, int)
 
     monkeypatch.setattr(calibration, "_run_in_batches", no_ranks)
@@ -225,7 +225,7 @@ def test_columns_carry_labels_and_no_entry_that_never_moves(monkeypatch):
         "coefficient": ("effect", ("level", "x", "z")),
         "coefficient_2": ("effect_2", ("level", "x", "z")),
     }
-    done = run("correlated_effects", labels=labels)
+    done = run("correlated_effects", labels=labels, simulations=32)
     assert {"tau[level]", "z[a, x]", "coefficient_j[d, z]", "beta[1]"} <= set(done.ranks)
     factor = {name for name in done.ranks if name.startswith("L_Omega")}
     assert factor == {f"L_Omega[{ab}]" for ab in ("x, level", "z, level", "x, x", "z, x", "z, z")}
