@@ -110,10 +110,7 @@ def fit(
         )
     for option, value, least in (("chains", chains, 2), ("warmup", warmup, 1), ("draws", draws, 4)):
         _check_count(option, value, least)
-    if isinstance(target_accept, bool) or not isinstance(target_accept, Real):
-        raise TypeError(f"target_accept must be a number, got {target_accept!r}: try 0.9")
-    if not 0 < target_accept < 1:
-        raise ValueError(f"target_accept must lie in (0, 1), got {target_accept}: try 0.9")
+    _check_probability("target_accept", target_accept)
     ledger = _ledger_path(_name(model) if name is None else name)
     recentred = _recentre(model, arguments, {} if centred is None else centred)
     mcmc = MCMC(
@@ -296,7 +293,8 @@ def summary(posterior: DataTree, var_names: Sequence[str] | None = None, **optio
     names = list(draws.data_vars) if var_names is None else list(var_names)
     if absent := [name for name in names if name not in draws.data_vars]:
         raise KeyError(f"var_names {absent} are not in the posterior: {list(draws.data_vars)}")
-    return az.summary(Dataset({name: _flatten(draws[name]) for name in names}), **options)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an entry that never moves has no R-hat
+        return az.summary(Dataset({name: _flatten(draws[name]) for name in names}), **options)
 
 
 def _flatten(array):
@@ -411,11 +409,15 @@ def _recentre(model, arguments, centred):
 
 def _has_location(distribution):
     """Whether a site can be recentred: a distribution on the reals with a location and a scale."""
+    base = _base(distribution)
+    return base.support is constraints.real and {"loc", "scale"} <= set(base.arg_constraints)
+
+
+def _base(distribution):
+    """Return the distribution that a site repeats."""
     while isinstance(distribution, Independent | ExpandedDistribution):
         distribution = distribution.base_dist
-    return distribution.support is constraints.real and {"loc", "scale"} <= set(
-        distribution.arg_constraints
-    )
+    return distribution
 
 
 def _trace(model, arguments):
@@ -430,6 +432,13 @@ def _check_count(name, value, least):
         raise TypeError(f"{name} must be an integer, got {value!r}: try {name}=1000")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}: raise it")
+
+
+def _check_probability(name, value):
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}: try 0.9")
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie in (0, 1), got {value}: try 0.9")
 
 
 def _name(model) -> str:
@@ -513,8 +522,14 @@ def _describe(arguments) -> dict:
     """Return the shapes of the arrays and a digest of all arguments, for the ledger."""
     digest = hashlib.sha256()
     shapes = {}
-    for name in sorted(arguments):
-        value = np.asarray(arguments[name])
+    for path, leaf in jax.tree.leaves_with_path(dict(arguments)):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        value = np.asarray(leaf)
+        if value.dtype.hasobject:
+            raise TypeError(
+                f"argument {name} holds a {type(leaf).__name__}, which has no digest: use arrays, "
+                "numbers and text, in tuples or dicts"
+            )
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(value.tobytes())
         if value.ndim:

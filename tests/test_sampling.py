@@ -16,8 +16,8 @@ import xarray as xr
 from scipy import stats
 
 import mlm_utils
-from mlm_utils import sampling
-from mlm_utils.models import varying_intercept
+from mlm_utils import prose, sampling
+from mlm_utils.models import two_level, varying_intercept
 from mlm_utils.sampling import ConvergenceError, fit, posterior_predictive, prior_predictive
 
 SHORT = {"warmup": 100, "draws": 100}  # too short for the gate
@@ -91,6 +91,22 @@ def test_the_same_key_gives_the_same_draws_and_another_key_others(short, rows):
         assert not np.any(other["posterior"][name].values == draws.values)
 
 
+def test_a_fit_hands_its_options_to_the_sampler(rows, monkeypatch):
+    given = {}
+
+    def stop(kernel, **options):
+        given.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(sampling, "NUTS", lambda model, **options: given.update(options))
+    monkeypatch.setattr(sampling, "MCMC", stop)
+    options = {"chains": 3, "warmup": 30, "draws": 20, "target_accept": 0.91, "dense_mass": True}
+    with pytest.raises(InterruptedError):
+        fit_short(rows, **options)
+    assert (given["num_chains"], given["num_warmup"], given["num_samples"]) == (3, 30, 20)
+    assert (given["target_accept_prob"], given["dense_mass"]) == (0.91, True)
+
+
 def test_chains_differ(short):
     assert len(np.unique(short["posterior"]["alpha"].isel(draw=-1))) == 4
 
@@ -125,6 +141,7 @@ def test_an_exhibit_that_passes_the_gate_is_refused(rows, refuses):
 GATE = {
     "nothing": ({}, []),
     "rhat": ({"shift": 1.0}, ["r_hat of theta is", "(> 1.01)", "ess_bulk of theta is"]),
+    "rhat of 1.013": ({"shift": 0.4}, ["r_hat of theta is 1.013 (> 1.01)"]),
     "few draws": ({"draws": 50}, ["ess_bulk of theta is", "ess_tail of theta is", "(< 400)"]),
     "divergence": ({"divergences": 2}, ["2 divergent transitions", "(> 0)"]),
     "stuck": ({"scale": 0.0}, ["r_hat of theta is nan"]),
@@ -151,6 +168,23 @@ def test_the_gate_names_every_miss_and_nothing_else(case):
     assert bool(misses) == bool(says)
     for text in says:
         assert text in "; ".join(misses)
+
+
+def test_the_record_holds_the_worst_figures():
+    rng = np.random.default_rng(1)
+    good, bad = rng.normal(size=(2, 4, 500))
+    bad += np.arange(4)[:, None]
+    tree = az.from_dict(
+        {
+            "posterior": {"good": good, "bad": bad},
+            "sample_stats": {"diverging": np.zeros((4, 500), bool)},
+        }
+    )
+    record, table = sampling._record(tree), sampling.summary(tree, round_to="none")
+    assert record["max_rhat"] == table.loc["bad", "r_hat"] > 1.5
+    assert record["min_ess_bulk"] == table.loc["bad", "ess_bulk"] < 20
+    assert record["min_ess_tail"] == table["ess_tail"].min() < table["ess_tail"].max()
+    assert [miss.split()[2] for miss in record["misses"]] == ["bad"] * len(record["misses"])
 
 
 # --- Bad calls
@@ -332,6 +366,17 @@ def test_posterior_predictive_draws_one_outcome_from_each_draw_in_its_order(rows
     np.testing.assert_array_equal(drawn["observed_data"]["y"], rows.y)
 
 
+def test_each_outcome_follows_its_own_draw_and_group():
+    theta = np.arange(2.0 * 3 * 4).reshape(2, 3, 4)  # chain, draw, group: no two alike
+    posterior = az.from_dict(
+        {"posterior": {"mu": theta[..., 0], "tau": 1 + theta[..., 0], "theta": theta}}
+    )
+    arguments = {"idx": np.array([3, 0, 2, 2]), "n_groups": 4, "sigma": 1e-3}
+    drawn = posterior_predictive(two_level, arguments, posterior, key=jax.random.key(3))
+    y = drawn["posterior_predictive"]["y"]
+    np.testing.assert_allclose(y, theta[..., arguments["idx"]], atol=0.01)
+
+
 def test_posterior_predictive_takes_new_rows(rows, posterior):
     new = rows.arguments | {"X": np.eye(4)[[1, 1, 2]], "idx": np.array([0, 1, 1])}
     labels = dict(rows.labels) | {"row": ("tasting", ("B rural", "B urban", "C urban"))}
@@ -484,12 +529,57 @@ def test_nobody_watches_where_there_is_no_standard_error(monkeypatch):
     assert sampling._someone_watches() is False
 
 
+# --- Figures in the prose
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """Stand in for the page of a book; return what was inserted into it."""
+    inserted = {}
+
+    def glue(name, value, display):
+        assert not display
+        inserted[name] = value
+
+    monkeypatch.setitem(sys.modules, "myst_nb", SimpleNamespace(glue=glue))
+    return inserted
+
+
+def test_figures_reach_the_page_unrounded(page):
+    prose.insert({"slope": np.float64(1) / 3, "groups": 20, "worst": "alpha_j[rural]"})
+    assert page == {"slope": 1 / 3, "groups": 20.0, "worst": "alpha_j[rural]"}
+
+
+@pytest.mark.parametrize(
+    ("figure", "error", "says"),
+    [
+        (np.nan, ValueError, ["figure 'slope' is nan", "computation"]),
+        (-np.inf, ValueError, ["figure 'slope' is -inf", "computation"]),
+        (None, TypeError, ["figure 'slope'", "None", "float()"]),
+        (True, TypeError, ["figure 'slope'", "True", "float()"]),
+        (np.ones(1), TypeError, ["figure 'slope'", "array([1.])", "float()"]),
+    ],
+    ids=["NaN", "infinite", "nothing", "a truth", "an array"],
+)
+def test_a_bad_figure_keeps_all_from_the_page(figure, error, says, page, refuses):
+    with refuses(error, *says):
+        prose.insert({"groups": 20, "slope": figure})
+    assert page == {}
+
+
 # --- Setting up
 
 
 def test_setup_turns_on_float64_and_four_devices():
     assert jax.config.jax_enable_x64
     assert len(jax.devices("cpu")) == 4
+
+
+def test_setup_makes_intervals_equal_tailed_and_90_percent_wide():
+    draws = np.random.default_rng(1).exponential(size=(4, 500))  # skewed: tails differ
+    table = sampling.summary(az.from_dict({"posterior": {"theta": draws}}), round_to="none")
+    interval = table.loc["theta", ["eti90_lb", "eti90_ub"]].astype(float)
+    np.testing.assert_allclose(interval, np.quantile(draws, [0.05, 0.95]), rtol=0.01)
 
 
 def test_setup_keeps_compiled_programs_where_it_says(tmp_path, monkeypatch):
