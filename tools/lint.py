@@ -1,4 +1,4 @@
-"""Check the style of the code and of the chapters, and what git must not hold.
+"""Check the style of the code and of the chapters, their numbers, and what git must not hold.
 
 `python tools/lint.py --fix` puts right what can be put right by itself.
 """
@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+import prose
 
 ROOT = Path(__file__).parents[1]
 RUFF = Path(sys.executable).with_name("ruff")
@@ -26,6 +28,9 @@ def main() -> int:
     failed |= ruff("format", *([] if fix else ["--check"]), ".")
     for chapter in sorted((ROOT / "chapters").glob("*.md")):
         failed |= check_chapter(chapter, fix)
+    for problem in prose.check(ROOT / "chapters", ROOT / "tools" / "allowed_numbers.toml"):
+        print(f"error: {problem}", file=sys.stderr)
+        failed = True
     command = ["git", "ls-files", "*.ipynb", "_build", "notebooks"]
     tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     for path in tracked.splitlines():
