@@ -536,6 +536,14 @@ def test_prior_covariance_of_a_groups_coefficients(model, site, problem):
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_with_y_the_model_observes_it(model, problem):
+    arguments = problem(model).arguments
+    y = trace(seed(getattr(models, model), jax.random.key(3))).get_trace(**arguments)["y"]
+    assert y["is_observed"]
+    np.testing.assert_array_equal(y["value"], arguments["y"])
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_without_y_the_model_draws_one_outcome_a_row(model, problem):
     arguments, points, _ = problem(model)
     program = substitute(getattr(models, model), data=unstack(points)[0])
