@@ -17,11 +17,14 @@ from arviz_stats.ecdf_utils import get_pointwise_confidence_band, simulate_confi
 from numpyro.infer import NUTS
 from scipy import stats
 from test_models import MODELS, SITES, with_bug
+from test_multilevel import made_up
 
 from mlm_utils import calibration, models
 from mlm_utils.calibration import Calibration, calibrate, uniform_band, uniformity
+from mlm_utils.multilevel import multilevel
 
 ALARM = 0.01
+SIMULATIONS = 1024
 
 # Coordinates in which short fits converge over the whole prior.
 CENTRED = {
@@ -150,17 +153,24 @@ def test_a_fit_to_other_data_is_noticed_by_the_likelihood_alone():
     assert not alarms(found.drop("log_likelihood"))
 
 
+GENERAL = ["crossed", "slopes, centred", "correlated"]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *GENERAL])
 def test_a_model_is_calibrated(model, record_property):
-    done = run(model, simulations=1024)
+    if model in GENERAL:
+        done = calibrate(multilevel, made_up(model), key=jax.random.key(1), simulations=SIMULATIONS)
+    else:
+        done = run(model, simulations=SIMULATIONS)
     found = uniformity(done)
     least = found["p_value"].idxmin()
-    record_property(
-        "calibration",
-        [model, len(done.ranks), len(found), least, f"{found['p_value'][least]:.4f}",
-         f"{(done.diverging > 0).mean():.1%}"],
-    )  # fmt: skip
+    figures = (
+        f"multilevel, {model}" if model in GENERAL else model,
+        *(SIMULATIONS, len(found), least, f"{found['p_value'][least]:.4f}"),
+        f"{(done.diverging > 0).mean():.1%}",
+    )
+    record_property("calibration", list(figures))
     assert not alarms(found), found.sort_values("p_value").head().to_string()
 
 

@@ -43,8 +43,7 @@ TYPED = re.compile(
     rf"{FIGURE}(?:[\s\\,]*%|\s+(?:per\s?cent|percentage\s+points?)\b)"
     rf"|{FIGURE}\s+(?:\w+\s+)?(?:divergen\w+|draws?|ESS|MCSEs?)\b"
     rf"|\b(?:ESS|R-hat|MCSEs?)\s+(?:[a-z]+\s+){{0,2}}{FIGURE}"
-    rf"|{DECIMAL}",
-    re.IGNORECASE,
+    rf"|{DECIMAL}"
 )
 # A formula that holds nothing but a number is a number all the same.
 NUMBER_IN_DOLLARS = re.compile(r"\$(?:[\d.,\s{}+\u2212-]|\\(?:approx|pm|[%,;: !]))+\$")
@@ -142,7 +141,7 @@ def read(tokens) -> tuple[str, str]:
             shown = titled["title"]
         elif role in TARGET_ROLES or SILENT_ROLES.fullmatch(role):
             shown, hidden = f"{{{role}}}`{shown}`", True
-        elif address or token.type in ("html_inline", "footnote_ref"):
+        elif address or token.type == "html_inline":
             hidden = True
         address = token.type == "link_open" and token.info == "auto"
         text += shown
