@@ -169,9 +169,10 @@ def calibrate(
         data = arguments | {"y": y}
         at = quantities(truth, data)
         initialize, sample = hmc(potential_fn_gen=potential_of, algo="NUTS")
+        key_chain, key_ties = jax.random.split(key)
 
         def step(carry, i):
-            state, below, diverging = carry
+            state, below, ties, diverging = carry
             back = (i == warmup) | (i == warmup + thin * turn)
             state = jax.tree.map(
                 lambda there, here: jnp.where(back, there, here),
@@ -181,8 +182,12 @@ def calibrate(
             state = sample(state, model_kwargs=data)
             values = quantities(sites_of(**data)(state.z), data)
             kept = (i >= warmup) & ((i - warmup) % thin == thin - 1)
-            below = jax.tree.map(lambda n, v, true: n + kept * (v < true), below, values, at)
-            return (state, below, diverging + (i >= warmup) * state.diverging), None
+            # A chain that did not move is still at the truth, but for rounding.
+            tied = jax.tree.map(lambda v, true: abs(v - true) <= 1e-9 * abs(true), values, at)
+            lower = jax.tree.map(lambda v, true, tie: (v < true) & ~tie, values, at, tied)
+            below = jax.tree.map(lambda n, more: n + kept * more, below, lower)
+            ties = jax.tree.map(lambda n, more: n + kept * more, ties, tied)
+            return (state, below, ties, diverging + (i >= warmup) * state.diverging), None
 
         state = initialize(
             start,
@@ -191,12 +196,15 @@ def calibrate(
             dense_mass=dense_mass,
             max_tree_depth=max_tree_depth,
             model_kwargs=data,
-            rng_key=key,
+            rng_key=key_chain,
         )
-        below = jax.tree.map(lambda value: jnp.zeros(jnp.shape(value), int), at)
+        none = jax.tree.map(lambda value: jnp.zeros(jnp.shape(value), int), at)
         steps = jnp.arange(warmup + thin * draws)
-        (_, below, diverging), _ = jax.lax.scan(step, (state, below, 0), steps)
-        return below, diverging
+        (_, below, ties, diverging), _ = jax.lax.scan(step, (state, none, none, 0), steps)
+        # Draws that tie with the truth lie below it or not by lot, all quantities by the same.
+        lot = jax.random.uniform(key_ties)
+        ranks = jax.tree.map(lambda n, tie: n + (lot * (tie + 1)).astype(int), below, ties)
+        return ranks, diverging
 
     starts = jax.tree.map(lambda z: jnp.broadcast_to(z, (simulations, *z.shape)), start.z)
     turns = jax.random.randint(key_way, (simulations,), 0, draws + 1)
