@@ -137,6 +137,7 @@ def test_a_right_model_passes_and_a_wrong_one_does_not():
     assert alarms(uniformity(run("two_level", wrong, simulator=models.two_level, simulations=256)))
 
 
+@pytest.mark.full
 def test_a_fit_to_other_data_is_noticed_by_the_likelihood_alone():
     """A model that ignores the data passes for each parameter: its posterior is its prior."""
 

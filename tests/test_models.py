@@ -481,18 +481,6 @@ def test_permuting_the_errors_of_schools_changes_the_density(problem):
     assert np.all(np.abs(densities(models.eight_schools, moved, points) - before) > 1e-6)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_permuting_whole_rows_keeps_the_density(model, problem):
-    arguments, points, written = problem(model)
-    order = np.random.default_rng(2).permutation(len(arguments["y"]))
-    by_row = {"X", "idx", "y", "se"} & set(arguments)
-    moved = arguments | {name: arguments[name][order] for name in by_row}
-    if model == "eight_schools":
-        points = points | {"z": points["z"][:, order]}
-    after = densities(getattr(models, model), moved, points)
-    np.testing.assert_allclose(after, written, rtol=1e-11)
-
-
 @pytest.mark.parametrize(
     ("model", "site"), [("correlated_effects_published", "gamma_j"), ("correlated_effects", "z")]
 )
