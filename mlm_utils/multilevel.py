@@ -54,7 +54,8 @@ def multilevel(X, terms, y=None, *, prior):
     Sample sites: ``beta`` (coefficient), ``sigma`` (scalar), ``y`` (row); of a term ``rater``:
     ``tau_rater`` (rater_effect), ``L_Omega_rater`` (rater_effect, rater_effect_2) where
     correlated, and ``z_rater`` (rater, rater_effect), from which ``b_rater`` (rater,
-    rater_effect) is computed. A centred term has no ``z_rater`` and draws ``b_rater`` itself.
+    rater_effect) is computed: how far a group lies from the population. A centred term has no
+    ``z_rater`` and draws ``b_rater`` itself.
 
     A new group is drawn as the old ones were, from the population: for each posterior draw a
     standard normal ``z`` and ``b = tau * (L_Omega @ z)``. A group without rows in `idx` is a new

@@ -194,9 +194,7 @@ def test_published_slopes_are_free_together_and_not_alone(rows):
 )
 def test_a_planted_bug_is_found_by_its_check(check, model, bug, about, verdict, arguments_of):
     table = BY_DRAWS[check](with_bug(model, bug), arguments_of(model), key=KEY)
-    assert table.loc[about, "verdict"] == verdict
-    sound = BY_DRAWS[check](getattr(models, model), arguments_of(model), key=KEY)
-    assert sound.loc[about, "verdict"] == "ok"
+    assert table.loc[about, "verdict"] == verdict  # FINDINGS has the verdict without the bug
 
 
 # --- Models of a reader
@@ -205,8 +203,8 @@ def test_a_planted_bug_is_found_by_its_check(check, model, bug, about, verdict, 
 def toy(idx, y=None, *, n_groups):
     """Draw groups with a scale each and rows: a sound model without predictors."""
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
-    sigma = numpyro.sample("sigma", dist.TruncatedNormal(1.0, 2.0, low=0.0))
-    share = numpyro.sample("share", dist.Beta(2.0, 2.0))
+    sigma = numpyro.sample("sigma", dist.LogNormal(0.0, 1.0))
+    share = numpyro.sample("share", dist.Uniform(0.0, 1.0))
     with numpyro.plate("group", n_groups):
         tau = numpyro.sample("tau", dist.HalfNormal(2.0))
         theta = numpyro.sample("theta", dist.Normal(mu, tau))
@@ -299,7 +297,7 @@ def test_parameters_beside_their_plates_are_named(toy_arguments):
     [(1, "ok"), (2, SQUARED), (0.5, "acts as its power 0.5"), (-0.5, "acts as its power -0.5")],
 )
 def test_the_exponent_is_that_of_the_program(power, verdict, toy_arguments):
-    arguments = toy_arguments | {"prior": dist.Gamma(2.0, 1.0), "power": power}
+    arguments = toy_arguments | {"prior": dist.LogNormal(0.0, 1.0), "power": power}
     table = checks.scale_exponents(positive, arguments, key=KEY)
     assert table.loc["s", "exponent"] == pytest.approx(power, abs=1e-6)
     assert table.loc["s", "verdict"] == verdict
@@ -312,7 +310,7 @@ def test_the_exponent_is_that_of_the_program(power, verdict, toy_arguments):
         (dist.HalfNormal(0.1), "far too small", "far too narrow"),
         (dist.HalfNormal(1000.0), "too large", "far too wide"),
         (dist.Exponential(10.0), "far too small", "far too narrow"),
-        (dist.LogNormal(0.0, 1.0).expand([1]).to_event(1), "ok", "ok"),
+        (dist.HalfNormal(3.0).expand([1]).to_event(1), "ok", "ok"),
     ],
 )
 def test_a_prior_off_the_scale_of_the_data_is_named(prior, of_s, of_y, toy_arguments):
@@ -335,7 +333,7 @@ def test_rows_are_counted_by_whom_they_hear(toy_arguments):
 
 
 def test_figures_of_the_data_and_quantiles_of_the_prior_are_those_of_the_table(rows, cheese):
-    table = checks.prior_against_data(models.varying_intercept, rows.arguments, key=KEY, draws=4000)
+    table = checks.prior_against_data(models.varying_intercept, rows.arguments, key=KEY)
     means = cheese.groupby("cheese", observed=True)["y"].mean()
     slope_of_b = means["B"] - means.drop("B").mean()
     assert table.loc["slope on X[:, 1]", "data"] == pytest.approx(slope_of_b)
@@ -347,7 +345,7 @@ def test_figures_of_the_data_and_quantiles_of_the_prior_are_those_of_the_table(r
     }
     for site, quantiles in exact.items():
         drawn = table.loc[site, ["5 %", "50 %", "95 %"]].to_numpy(float)
-        np.testing.assert_allclose(drawn, quantiles, rtol=0.15)
+        np.testing.assert_allclose(drawn, quantiles, rtol=0.3)  # three errors of 1000 draws
     assert table.index.tolist() == ["sigma", "tau", "y", *(f"slope on X[:, {k}]" for k in range(4))]
 
 
@@ -387,15 +385,13 @@ def test_constant_integers_and_counts_are_left_alone(toy_arguments):
     assert checks.unused_inputs(toy, arguments, key=KEY).index.tolist() == ["y"]
 
 
-def test_a_key_decides_all_figures(rows):
-    for check in BY_DRAWS.values():
-        one, same, other = (
-            check(models.varying_intercept, rows.arguments, key=jax.random.key(seed), draws=8)
-            for seed in (1, 1, 2)
-        )
-        pd.testing.assert_frame_equal(one, same)
-        if check not in (checks.group_links, checks.exchangeable_labels, checks.scale_exponents):
-            assert not one.equals(other)
+@pytest.mark.parametrize("check", ["index_sensitivity", "prior_against_data", "unused_inputs"])
+def test_the_key_decides_the_figures(check, toy_arguments):
+    one, same, other = (
+        BY_DRAWS[check](toy, toy_arguments, key=jax.random.key(seed)) for seed in (1, 1, 2)
+    )
+    pd.testing.assert_frame_equal(one, same)
+    assert not one.equals(other)
 
 
 # --- Doors

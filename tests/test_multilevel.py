@@ -752,6 +752,7 @@ BAD_ARGUMENTS = {
     "name a number": (of_term(name=3), ValueError, ["named 3", "name=", "letters"]),
     "name twice": (of_term(name="h"), ValueError, ["called 'h'", "another name="]),
     "name of a site": (of_term(name="sigma"), ValueError, ["called 'sigma'", "another name="]),
+    "name of another's site": (of_term(name="tau_h"), ValueError, ["called 'tau_h'"]),
     "name of a dimension": (of_term(name="h_effect"), ValueError, ["called 'h_effect'"]),
     "prior a dict": (
         lambda m: {"prior": m["prior"]._asdict()},
