@@ -508,8 +508,11 @@ def _points(model, arguments, key, draws):
 
 def _log_densities(model, arguments, points):
     """Return the log density of each site at stacked points, shape ``(draws, sites)``."""
-    by_site = jax.vmap(lambda point: compute_log_probs(model, (), arguments, point)[0])(points)
-    return np.stack([by_site[name] for name in sorted(by_site)], axis=-1)
+    if points:
+        by_site = jax.vmap(lambda at: compute_log_probs(model, (), arguments, at)[0])(points)
+    else:  # a model without parameters has one density
+        by_site = compute_log_probs(model, (), arguments, {})[0]
+    return np.stack([np.atleast_1d(by_site[name]) for name in sorted(by_site)], axis=-1)
 
 
 def _differ(before, after):
