@@ -6,7 +6,8 @@ posterior predictions. The chapter that introduces a model writes it out in full
 holds the two equal.
 
 Plates are named for what repeats: ``predictor`` (columns of ``X``), ``coefficient`` (the
-intercept and the predictors), ``group``, ``row``.
+intercept and the predictors), ``group``, ``row``. The last model, :func:`multilevel`, takes any
+number of grouping factors, and its plates are named after them.
 """
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from mlm_utils.design import check_arrays, check_errors, check_groups, check_number
+from mlm_utils.terms import check_multilevel
 
 
 def two_level(idx, y=None, *, n_groups, sigma):
@@ -420,3 +422,122 @@ def correlated_effects(X, idx, y=None, *, n_groups, y_mean, y_sd):
     mu = jnp.sum(W * coefficient_j[idx], axis=1)
     with numpyro.plate("row", X.shape[0]):
         numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def multilevel(X, terms, y=None, *, prior):
+    r"""General multilevel model: a population, and terms whose effects vary over groups.
+
+    .. math::
+
+        \beta_k &\sim \text{Normal}(m_k, s_k), \quad
+        \sigma \sim \text{its prior} \\
+        \tau_{tk} &\sim \text{the prior of term } t, \quad
+        \Omega_t = L_t L_t^\top \sim \text{LKJ}(\eta)
+            \text{ where correlated, else } I \\
+        z_{tj} &\sim \text{Normal}(0, I), \quad
+        b_{tj} = \text{diag}(\tau_t)\, L_t z_{tj} \\
+        y_i &\sim \text{Normal}(x_i^\top \beta
+            + \textstyle\sum_t w_{ti}^\top b_{t j_t[i]}, \sigma)
+
+    Parameters
+    ----------
+    X : array
+        Population design, shape ``(n, K)``; its first column may be the constant.
+    terms : tuple of Term
+        Grouping factors; with none this is a regression.
+    y : array, optional
+        Outcome, shape ``(n,)``; None to draw it.
+    prior : Prior
+        All priors, in units of the outcome.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong shape, type or range (see `check_multilevel`).
+
+    Notes
+    -----
+    Sample sites: ``beta`` (coefficient), ``sigma`` (scalar), ``y`` (row); of a term ``rater``:
+    ``tau_rater`` (rater_effect), ``L_Omega_rater`` (rater_effect, rater_effect_2) where
+    correlated, and ``z_rater`` (rater, rater_effect), from which ``b_rater`` (rater,
+    rater_effect) is computed: how far a group lies from the population. A centred term has no
+    ``z_rater`` and draws ``b_rater`` itself.
+
+    A new group is drawn as the old ones were, from the population: for each posterior draw a
+    standard normal ``z`` and ``b = tau * (L_Omega @ z)``. A group without rows in `idx` is a new
+    group, and its ``b_rater`` are such draws.
+    """
+    check_multilevel(X, terms, y, prior=prior)
+    with numpyro.plate("coefficient", X.shape[1]):
+        beta = numpyro.sample("beta", dist.Normal(prior.beta_mean, prior.beta_sd))
+    sigma = numpyro.sample("sigma", scale_distribution(prior.sigma))
+    mu = X @ beta
+    for term in terms:
+        b = group_effects(term, prior.tau[term.name], prior.eta)
+        mu = mu + jnp.sum(term.W * b[term.idx], axis=1)
+    with numpyro.plate("row", X.shape[0]):
+        numpyro.sample("y", dist.Normal(mu, sigma), obs=y)
+
+
+def group_effects(term, tau_prior, eta):
+    """Draw the effects of a term, inside a model: scales, correlation, effects.
+
+    Parameters
+    ----------
+    term : Term
+        The grouping factor, with `q` effects.
+    tau_prior : ScalePrior
+        Prior of the sds of the effects.
+    eta : float
+        Concentration of the LKJ prior.
+
+    Returns
+    -------
+    jax.Array
+        The effects of each group, shape ``(n_groups, q)``.
+    """
+    name, q = term.name, term.W.shape[1]
+    effects = numpyro.plate(f"{name}_effect", q, dim=-1)
+    with effects:
+        tau = numpyro.sample(f"tau_{name}", scale_distribution(tau_prior))
+    L_Omega = jnp.eye(q)
+    if term.correlated:
+        L_Omega = numpyro.sample(
+            f"L_Omega_{name}",
+            dist.LKJCholesky(q, eta),
+            infer={"event_dims": [f"{name}_effect", f"{name}_effect_2"]},
+        )
+    L_Sigma = tau[:, None] * L_Omega
+    if term.centred and term.correlated:
+        with numpyro.plate(name, term.n_groups):
+            return numpyro.sample(
+                f"b_{name}",
+                dist.MultivariateNormal(jnp.zeros(q), scale_tril=L_Sigma),
+                infer={"event_dims": [f"{name}_effect"]},
+            )
+    with numpyro.plate(name, term.n_groups, dim=-2), effects:
+        if term.centred:
+            return numpyro.sample(f"b_{name}", dist.Normal(0.0, tau))
+        z = numpyro.sample(f"z_{name}", dist.Normal(0.0, 1.0))
+        return numpyro.deterministic(f"b_{name}", z @ L_Sigma.T)
+
+
+def scale_distribution(prior):
+    """Return the distribution that a :class:`ScalePrior` names.
+
+    Parameters
+    ----------
+    prior : ScalePrior
+        Family and scale.
+
+    Returns
+    -------
+    numpyro.distributions.Distribution
+        On the positive numbers.
+    """
+    return {
+        "half-normal": lambda: dist.HalfNormal(prior.scale),
+        "half-t": lambda: dist.FoldedDistribution(dist.StudentT(prior.df, 0.0, prior.scale)),
+        "half-cauchy": lambda: dist.HalfCauchy(prior.scale),
+        "exponential": lambda: dist.Exponential(1 / prior.scale),
+    }[prior.family]()

@@ -21,7 +21,7 @@ from test_multilevel import made_up
 
 from mlm_utils import calibration, models
 from mlm_utils.calibration import Calibration, calibrate, uniform_band, uniformity
-from mlm_utils.multilevel import multilevel
+from mlm_utils.models import multilevel
 
 ALARM = 0.01
 SIMULATIONS = 1024

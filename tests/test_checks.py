@@ -11,12 +11,13 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
-from test_models import with_bug
+from test_models import MODELS, with_bug
 
-from mlm_utils import checks, models, multilevel
+from mlm_utils import checks, models
 from mlm_utils.data import load_eight_schools
 from mlm_utils.design import design
-from mlm_utils.terms import Group, Predictor, ScalePrior, multilevel_design
+from mlm_utils.multilevel_design import Group, Predictor, multilevel_design
+from mlm_utils.terms import ScalePrior
 
 KEY = jax.random.key(1)
 OTHERS, UNHEARD = "hears other groups", "heard by no row"
@@ -151,15 +152,13 @@ def faults(table):
 
 
 def test_every_model_and_every_check_is_in_the_tables():
-    functions = {name for name, value in vars(models).items() if callable(value)}
-    own = {name for name in functions if getattr(models, name).__module__ == models.__name__}
-    assert set(FINDINGS) == own | {"multilevel"}
+    assert set(FINDINGS) == {*MODELS, "multilevel"}
     assert set(PLANTED) == set(BY_DRAWS)
 
 
 @pytest.mark.parametrize("model", FINDINGS)
 def test_the_checks_find_what_is_wrong_with_a_model_and_nothing_else(model, arguments_of):
-    program, groups = getattr(models, model, multilevel.multilevel), None
+    program, groups = getattr(models, model), None
     if model == "multilevel":
         groups = {"terms.0.idx": "rater", "terms.1.idx": "rater_cheese"}
     table = checks.check_model(program, arguments_of(model), key=KEY, groups=groups)
@@ -361,7 +360,7 @@ def test_room_for_cheese_b_ends_the_surprise(cheese):
             tau=ScalePrior("half-cauchy", 2.0),
         )
         arguments = made.arguments | {"prior": prior}
-        table = checks.prior_against_data(multilevel.multilevel, arguments, key=KEY)
+        table = checks.prior_against_data(models.multilevel, arguments, key=KEY)
         verdicts[sd] = table.loc["slope on X[:, 1]", "verdict"]
     assert verdicts == {2.0: SURPRISED, 15.0: "ok"}
 

@@ -16,18 +16,12 @@ from numpyro.infer.util import log_density
 from scipy import stats
 from xarray import DataTree
 
-from mlm_utils import formulas, models, multilevel, sampling
+from mlm_utils import formulas, models, sampling
 from mlm_utils.data import to_categories
+from mlm_utils.models import multilevel
+from mlm_utils.multilevel_design import Group, MultilevelDesign, Predictor, multilevel_design
 from mlm_utils.sampling import fit, posterior_predictive, prior_predictive
-from mlm_utils.terms import (
-    Group,
-    MultilevelDesign,
-    Predictor,
-    Prior,
-    ScalePrior,
-    Term,
-    multilevel_design,
-)
+from mlm_utils.terms import Prior, ScalePrior, Term
 
 N_ROWS = 24
 HALF_NORMAL, HALF_CAUCHY = ScalePrior("half-normal", 5.0), ScalePrior("half-cauchy", 2.0)
@@ -152,7 +146,7 @@ def unstack(points):
     return [{site: values[i] for site, values in points.items()} for i in range(n)]
 
 
-def densities(arguments, points, model=multilevel.multilevel):
+def densities(arguments, points, model=multilevel):
     """Return a model's log density at each of the stacked points."""
     return jax.vmap(lambda point: log_density(model, (), arguments, point)[0])(points)
 
@@ -162,14 +156,16 @@ def assert_density_is_the_formula(model, configuration):
     arguments, points, written = problem(configuration)
     drawn = densities(arguments, points, model)
     np.testing.assert_allclose(drawn, written, atol=1e-9, rtol=1e-12)
+    return drawn, written
 
 
 def with_bug(bug):
-    """Return the model of a module with a bug of the table written into its source."""
+    """Return the model with a bug of the table written into its source or that of its parts."""
     right, wrong, _ = BUGS[bug]
-    source = inspect.getsource(multilevel)
-    assert source.count(right) == 1, f"{right!r} must occur once in the module"
-    namespace = {"__name__": "with_a_bug"}
+    parts = (multilevel, models.group_effects, models.scale_distribution)
+    source = "\n".join(inspect.getsource(part) for part in parts)
+    assert source.count(right) == 1, f"{right!r} must occur once in the model"
+    namespace = vars(models) | {"__name__": "with_a_bug"}
     exec(source.replace(right, wrong), namespace)
     return namespace["multilevel"]
 
@@ -178,8 +174,10 @@ def with_bug(bug):
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_density_is_the_formula(configuration):
-    assert_density_is_the_formula(multilevel.multilevel, configuration)
+def test_density_is_the_formula(configuration, record_property):
+    drawn, written = assert_density_is_the_formula(multilevel, configuration)
+    worst = np.max(np.abs(drawn - written) / np.maximum(1, np.abs(written)))
+    record_property("density", ["multilevel", configuration, len(drawn), f"{worst:.1e}"])
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -797,7 +795,7 @@ def test_the_model_refuses_bad_arguments_itself(case, refuses):
     change, error, says = BAD_ARGUMENTS[case]
     arguments, points, _ = problem("three terms")
     with refuses(error, *says):
-        log_density(multilevel.multilevel, (), arguments | change(arguments), unstack(points)[0])
+        log_density(multilevel, (), arguments | change(arguments), unstack(points)[0])
 
 
 def test_priors_and_outcomes_may_be_traced():
@@ -808,7 +806,7 @@ def test_priors_and_outcomes_may_be_traced():
     def compiled(y, scale):
         prior = arguments["prior"]._replace(tau={"g": ScalePrior("half-normal", scale)})
         changed = arguments | {"y": y, "prior": prior}
-        return log_density(multilevel.multilevel, (), changed, point)[0]
+        return log_density(multilevel, (), changed, point)[0]
 
     np.testing.assert_allclose(compiled(arguments["y"], 5.0), written[0], rtol=1e-11)
 
@@ -837,7 +835,7 @@ def fitted(cheese):
     beta = {"intercept": (70, 20), "background": (0, 15), "cheese": (0, 15)}
     arguments = rows.arguments | {"prior": rows.prior(beta=beta, sigma=ten, tau=ten)}
     posterior = fit(
-        multilevel.multilevel,
+        multilevel,
         arguments,
         key=jax.random.key(1),
         labels=rows.labels,
@@ -905,7 +903,7 @@ def test_outcomes_of_old_and_new_rows_follow_their_own_draws(fitted, cheese):
     draws = posterior["posterior"].dataset
     for design, observed in ((rows, True), (new, False)):
         drawn = posterior_predictive(
-            multilevel.multilevel,
+            multilevel,
             arguments | design.arguments,
             posterior,
             key=jax.random.key(2),
@@ -923,7 +921,7 @@ def test_outcomes_of_old_and_new_rows_follow_their_own_draws(fitted, cheese):
 
 def test_prior_draws_follow_the_prior():
     arguments, _, _ = problem("three terms")
-    drawn = prior_predictive(multilevel.multilevel, arguments, key=jax.random.key(3), draws=2000)
+    drawn = prior_predictive(multilevel, arguments, key=jax.random.key(3), draws=2000)
     prior, y = drawn["prior"].dataset.isel(chain=0), drawn["prior_predictive"]["y"].isel(chain=0)
     mean = prior["beta"].to_numpy() @ arguments["X"].T
     for term in arguments["terms"]:
@@ -952,9 +950,7 @@ def test_correlated_effects_have_the_dimensions_of_the_docstring(centred, cheese
     rows = multilevel_design(cheese, outcome="y", groups=[group])
     prior = rows.prior(beta={"intercept": (70, 20)}, sigma=HALF_T, tau=HALF_T)
     arguments = rows.arguments | {"prior": prior}
-    dims, coords = sampling._check_call(
-        multilevel.multilevel, arguments, jax.random.key(1), rows.labels
-    )
+    dims, coords = sampling._check_call(multilevel, arguments, jax.random.key(1), rows.labels)
     assert dims.pop("z_rater", None) == (None if centred else ["rater", "rater_effect"])
     assert dims == {
         "beta": ["coefficient"],
