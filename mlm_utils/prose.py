@@ -10,7 +10,8 @@ def insert(figures: dict) -> None:
     Parameters
     ----------
     figures : dict
-        Name -> number or text. ``{glue:text}`name:.1f``` shows the number to one decimal.
+        Name -> number or text. ``{glue:text}`name:.1f``` shows the number to one decimal. What a
+        clock measured is named ``timed_...``: these figures alone differ from build to build.
 
     Raises
     ------

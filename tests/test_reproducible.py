@@ -39,13 +39,16 @@ def figures_of_fits(folder):
 
 
 def inserted_figures(notebooks):
-    """Return every figure that executed pages hand to their text, by page and name."""
+    """Return the figures that executed pages hand to their text, by page and name.
+
+    Of those that a clock measured, the name is all that two builds have in common.
+    """
     return {
-        (path.parent.name, output.metadata.scrapbook["name"]): output.data
+        (path.parent.name, name): None if name.startswith("timed_") else output.data
         for path in notebooks
         for cell in nbformat.read(path, as_version=4).cells
         for output in cell.get("outputs", [])
-        if "scrapbook" in output.get("metadata", {})
+        if (name := output.get("metadata", {}).get("scrapbook", {}).get("name"))
     }
 
 
@@ -95,6 +98,7 @@ def test_the_book_built_twice_gives_the_same_figures(tmp_path):
     assert len(inserted) >= 100
     assert again == fits
     assert inserted_again == inserted
+    assert sum(data is None for data in inserted.values()) <= 0.01 * len(inserted)
 
 
 # --- No state out of sight
