@@ -11,10 +11,10 @@ import re
 import symtable
 from pathlib import Path
 
+import jax
 import jupytext
 import numpyro.distributions as dist
 import pytest
-from jax import random
 from numpyro.handlers import seed, trace
 from test_models import CHAPTERS
 
@@ -176,7 +176,7 @@ def test_the_readers_model_is_caught_and_its_repair_passes(page):
 def test_another_prior_changes_the_site_it_names_and_no_other(page, rows):
     other = page[0]["with_prior"](varying_slope, beta=dist.Normal(0.0, 10.0))
     old, new = (
-        trace(seed(model, random.key(1))).get_trace(**rows.arguments)
+        trace(seed(model, jax.random.key(1))).get_trace(**rows.arguments)
         for model in (varying_slope, other)
     )
     assert old.keys() == new.keys()
