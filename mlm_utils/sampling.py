@@ -22,10 +22,12 @@ import jax
 import numpy as np
 import numpyro
 from arviz_base.io_numpyro import infer_dims
-from numpyro.distributions import ExpandedDistribution, Independent, constraints
-from numpyro.infer import MCMC, NUTS, Predictive, init_to_median
+from numpyro.distributions import constraints
+from numpyro.infer import MCMC, NUTS, Predictive, init_to_median, log_likelihood
 from numpyro.infer.reparam import LocScaleReparam
 from xarray import DataArray, Dataset, DataTree
+
+from mlm_utils.integration import Integrated, _base, _trace
 
 MAX_RHAT = 1.01
 MIN_ESS = 400
@@ -51,6 +53,7 @@ def fit(
     target_accept: float = 0.8,
     dense_mass: bool = False,
     centred: Mapping[str, float] | None = None,
+    integrate: bool = False,
     name: str | None = None,
     exhibit: bool = False,
     progress: bool | None = None,
@@ -79,6 +82,10 @@ def fit(
         0 draws its standardised form, and numbers between draw a mixture. The model and its
         posterior stay the same; only the sampler's coordinates change. The site must follow
         a distribution with a location and a scale.
+    integrate : bool
+        Sample the scales and correlations alone, with the normal sites integrated out, and draw
+        these exactly for each draw of the scales; see :mod:`mlm_utils.integration`. The posterior
+        stays the same. For models that are Gaussian once their scales are known.
     name : str, optional
         Name of the fit in the ledger. Default: the model's name.
     exhibit : bool
@@ -112,10 +119,16 @@ def fit(
         _check_count(option, value, least)
     _check_probability("target_accept", target_accept)
     ledger = _ledger_path(_name(model) if name is None else name)
+    if integrate and centred:
+        raise ValueError(
+            f"centred names {sorted(centred)}, but with integrate=True no effect is moved by the "
+            "sampler: leave one of the two out"
+        )
+    integrated = Integrated(model, arguments) if integrate else None
     recentred = _recentre(model, arguments, {} if centred is None else centred)
     mcmc = MCMC(
         NUTS(
-            recentred,
+            integrated.model if integrate else recentred,
             target_accept_prob=target_accept,
             dense_mass=dense_mass,
             init_strategy=init_to_median,
@@ -134,8 +147,15 @@ def fit(
             extra_fields=("num_steps", "accept_prob", "energy", "diverging"),
         )
         jax.block_until_ready(mcmc.get_samples())
+        if integrate:
+            completed = integrated.complete_all(
+                jax.random.fold_in(key, 1), mcmc.get_samples(group_by_chain=True)
+            )
     seconds = time.perf_counter() - start
-    posterior = az.from_numpyro(mcmc, dims=dims, coords=coords, log_likelihood=True)
+    if integrate:
+        posterior = _tree_of_integrated(mcmc, model, arguments, completed, dims, coords)
+    else:
+        posterior = az.from_numpyro(mcmc, dims=dims, coords=coords, log_likelihood=True)
     posterior.attrs["arguments"] = _rows_digest(arguments)
     auxiliary = [f"{site}_decentered" for site in centred or {}]
     posterior["posterior"] = posterior["posterior"].dataset.drop_vars(auxiliary, errors="ignore")
@@ -167,6 +187,20 @@ def fit(
             f"min tail ESS {record['min_ess_tail']:.0f}, no divergence): remove exhibit=True"
         )
     return posterior
+
+
+def _tree_of_integrated(mcmc, model, arguments, completed, dims, coords):
+    """Return completed draws in the form of ``arviz.from_numpyro``."""
+    with_y = log_likelihood(model, completed, batch_ndims=2, **arguments)
+    groups = {
+        "posterior": {name: np.asarray(draws) for name, draws in completed.items()},
+        "log_likelihood": {"y": np.asarray(with_y["y"])},
+        "observed_data": {"y": np.asarray(arguments["y"])},
+    }
+    tree = az.from_dict(groups, dims=dims, coords=coords)
+    stats = az.from_numpyro(mcmc, log_likelihood=False)["sample_stats"].dataset
+    tree["sample_stats"] = DataTree(stats)
+    return tree
 
 
 def prior_predictive(
@@ -411,20 +445,6 @@ def _has_location(distribution):
     """Whether a site can be recentred: a distribution on the reals with a location and a scale."""
     base = _base(distribution)
     return base.support is constraints.real and {"loc", "scale"} <= set(base.arg_constraints)
-
-
-def _base(distribution):
-    """Return the distribution that a site repeats."""
-    while isinstance(distribution, Independent | ExpandedDistribution):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _trace(model, arguments):
-    """Return the sample sites of a model as it runs with these arguments."""
-    seeded = numpyro.handlers.seed(model, jax.random.key(0))
-    trace = numpyro.handlers.trace(seeded).get_trace(**arguments)
-    return [site for site in trace.values() if site["type"] == "sample"]
 
 
 def _check_count(name, value, least):

@@ -1,0 +1,239 @@
+"""The Gaussian part of a model integrated out: its scales are sampled, its effects drawn exactly.
+
+In a Gaussian multilevel model everything but scales and correlations is normal, and enters the
+mean of the outcome linearly. With the scales known, ``y`` is normal with the effects integrated
+out, and the effects given ``y`` are normal too: linear algebra instead of a walk through a funnel.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import handlers
+from numpyro.distributions import ExpandedDistribution, Independent, MultivariateNormal, Normal
+from numpyro.primitives import Messenger
+
+INTEGRATED = "integrated"  # the type of a normal site that is set
+ROUNDING = 1e-8  # a smaller relative departure from a straight line is rounding
+
+
+class Integrated:
+    r"""A model with its normal sites integrated out.
+
+    Given the other sites :math:`s` (scales, correlations), the normal ones are
+    :math:`\text{loc} + \text{scale} \times u` with :math:`u \sim \text{Normal}(0, I)`, and
+
+    .. math::
+
+        y \mid u, s &\sim \text{Normal}(m_s + A_s u, \sigma_s) \\
+        y \mid s &\sim \text{MvNormal}(m_s, \sigma_s^2 I + A_s A_s^\top) \\
+        u \mid y, s &\sim \text{MvNormal}(P^{-1} A_s^\top (y - m_s) / \sigma_s^2, P^{-1}),
+            \quad P = I + A_s^\top A_s / \sigma_s^2
+
+    with a :math:`\sigma_s` of each row where the model has one.
+
+    Parameters
+    ----------
+    model : callable
+        A NumPyro model whose outcome ``y`` is normal.
+    arguments : mapping
+        Its keyword arguments, the outcome among them.
+
+    Attributes
+    ----------
+    normal : tuple of str
+        The sites that are integrated out, in the order of the model.
+    size : int
+        The length of ``u``: how many numbers a sampler need not move.
+
+    Raises
+    ------
+    ValueError
+        If ``y`` is not normal, no other site is, all are, or its mean is not linear in the normal
+        sites for given scales.
+
+    Notes
+    -----
+    A gradient costs of the order of ``n * size ** 2``. The identities are those of Lindley and
+    Smith (1972).
+    """
+
+    def __init__(self, model: Callable, arguments: Mapping):
+        self._program, self._arguments = model, dict(arguments)
+        sites = {site["name"]: site for site in _trace(model, arguments)}
+        latent = {name: site for name, site in sites.items() if not site["is_observed"]}
+        shapes = {name: jnp.shape(s["value"]) for name, s in latent.items() if _is_normal(s["fn"])}
+        said = getattr(model, "__name__", type(model).__name__)
+        observed = [name for name, site in sites.items() if site["is_observed"]]
+        if observed != ["y"] or type(_base(sites["y"]["fn"])) is not Normal:
+            raise ValueError(
+                f"{said} observes {observed}: to integrate takes a normal y and nothing beside it"
+            )
+        if weighted := [name for name, site in sites.items() if site["scale"] is not None]:
+            raise ValueError(f"{said} weights the density of {weighted}: sample its effects")
+        if not shapes or len(shapes) == len(latent):
+            raise ValueError(
+                f"of the sites {list(latent)} of {said}, {list(shapes)} are normal: to integrate "
+                "takes some that are and some that are not"
+            )
+        self.normal, self._shapes = tuple(shapes), shapes
+        self.size = sum(int(np.prod(shape)) for shape in shapes.values())
+        scales = {name: latent[name]["value"] for name in latent if name not in shapes}
+        self._check_linear(said, scales)
+
+    def model(self, **arguments):
+        """Run the model of the scales alone; for NUTS, which hands it the arguments."""
+        computed = handlers.block(
+            hide_fn=lambda site: site["type"] == "deterministic" or site["name"] == "y"
+        )
+        with computed, _Standardised(self._split(jnp.zeros(self.size))):
+            trace = handlers.trace(self._program).get_trace(**arguments)
+        scales = {
+            name: site["value"]
+            for name, site in trace.items()
+            if site["type"] == "sample" and name != "y"  # an integrated site is no sample
+        }
+        numpyro.factor("y_integrated", self._solve(scales, arguments)[0])
+
+    def complete(self, key: jax.Array, scales: Mapping) -> dict:
+        """Draw the normal sites given one draw of the scales.
+
+        Parameters
+        ----------
+        key : jax.Array
+            Random key.
+        scales : mapping
+            Site name -> value, for every site that is not normal.
+
+        Returns
+        -------
+        dict
+            Site name -> value, for every site of the model but the outcome, computed ones too.
+        """
+        _, mean, root = self._solve(scales, self._arguments)
+        z = jax.random.normal(key, (self.size,))
+        u = mean + jax.scipy.linalg.solve_triangular(root.T, z, lower=False)
+        return self._run(u, scales, self._arguments)[0]
+
+    def complete_all(self, key: jax.Array, scales: Mapping, batch: int = 64) -> dict:
+        """Draw the normal sites for every draw of the scales.
+
+        Parameters
+        ----------
+        key : jax.Array
+            Random key.
+        scales : mapping
+            Site name -> draws, with chains and draws as first two axes.
+        batch : int
+            Draws that are completed at once; memory grows with it.
+
+        Returns
+        -------
+        dict
+            As :meth:`complete`, with the axes of chains and draws in front.
+        """
+        chains, draws = next(iter(scales.values())).shape[:2]
+        flat = {name: jnp.reshape(v, (-1, *v.shape[2:])) for name, v in scales.items()}
+        keys = jax.random.split(key, chains * draws)
+        done = jax.jit(
+            lambda tasks: jax.lax.map(lambda task: self.complete(*task), tasks, batch_size=batch)
+        )((keys, flat))
+        return {name: v.reshape(chains, draws, *v.shape[1:]) for name, v in done.items()}
+
+    def _run(self, u, scales, arguments):
+        """Return the values of all sites but the outcome, and the outcome's distribution."""
+        trace = self._trace_at(u, scales, arguments)
+        kept = ("sample", "deterministic", INTEGRATED)
+        values = {name: s["value"] for name, s in trace.items() if s["type"] in kept}
+        del values["y"]
+        return values, _base(trace["y"]["fn"])
+
+    def _trace_at(self, u, scales, arguments):
+        with handlers.block(), handlers.substitute(data=scales), _Standardised(self._split(u)):
+            return handlers.trace(self._program).get_trace(**arguments)
+
+    def _solve(self, scales, arguments):
+        """Return the log density of y given scales, and mean and root precision of u given y."""
+        y = jnp.ravel(arguments["y"])
+
+        def centre(u):
+            return jnp.broadcast_to(self._run(u, scales, arguments)[1].loc, y.shape)
+
+        none = jnp.zeros(self.size)
+        sd = jnp.broadcast_to(self._run(none, scales, arguments)[1].scale, y.shape)
+        A = jax.jacfwd(centre)(none) / sd[:, None]
+        residual = (y - centre(none)) / sd
+        root = jnp.linalg.cholesky(jnp.eye(self.size) + A.T @ A)
+        half = jax.scipy.linalg.solve_triangular(root, A.T @ residual, lower=True)
+        log_density = -0.5 * (residual @ residual - half @ half + y.size * jnp.log(2 * jnp.pi))
+        log_density -= jnp.log(sd).sum() + jnp.log(jnp.diag(root)).sum()
+        return log_density, jax.scipy.linalg.solve_triangular(root.T, half, lower=False), root
+
+    def _split(self, u):
+        """Return the standardised value of each normal site."""
+        parts, start = {}, 0
+        for name, shape in self._shapes.items():
+            stop = start + int(np.prod(shape))
+            parts[name], start = u[start:stop].reshape(shape), stop
+        return parts
+
+    def _check_linear(self, said, scales):
+        """Refuse a model that is not normal, with all normal sites at once, given its scales."""
+        none, one, other = (
+            scale * jax.random.normal(jax.random.key(k), (self.size,))
+            for k, scale in ((0, 0.0), (1, 1.0), (2, 1.0))
+        )
+
+        def at(u):
+            trace = self._trace_at(u, scales, self._arguments)
+            outcome = _base(trace["y"]["fn"])
+            prior = sum(trace[name]["fn"].log_prob(value).sum() for name, value in scales.items())
+            mean = jnp.broadcast_to(outcome.loc, jnp.shape(self._arguments["y"]))
+            return mean, jnp.append(jnp.ravel(outcome.scale), prior)
+
+        (start, fixed), (a, moved), (b, _), (both, _) = map(at, (none, one, other, one + other))
+        straight = abs(both - a - b + start) <= ROUNDING * (abs(a) + abs(b) + abs(start))
+        if not straight.all() or not np.allclose(fixed, moved, rtol=ROUNDING):
+            raise ValueError(
+                f"with its scales given, the mean of y in {said} is not linear in "
+                f"{list(self.normal)}, or its sd or the prior of {list(scales)} moves with them: "
+                "sample them"
+            )
+
+
+class _Standardised(Messenger):
+    """Set normal sites to loc + scale * u, and hide them from what is outside."""
+
+    def __init__(self, standardised):
+        self.standardised = standardised
+        super().__init__()
+
+    def process_message(self, msg):
+        if msg["type"] == "sample" and msg["name"] in self.standardised:
+            u, base = self.standardised[msg["name"]], _base(msg["fn"])
+            if isinstance(base, Normal):
+                msg["value"] = base.loc + base.scale * u
+            else:
+                msg["value"] = base.loc + (base.scale_tril @ u[..., None])[..., 0]
+            msg["stop"] = True
+            msg["type"] = INTEGRATED
+
+
+def _is_normal(distribution):
+    return isinstance(_base(distribution), Normal | MultivariateNormal)
+
+
+def _base(distribution):
+    """Return the distribution that a site repeats."""
+    while isinstance(distribution, Independent | ExpandedDistribution):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _trace(model, arguments):
+    """Return the sample sites of a model as it runs with these arguments."""
+    seeded = handlers.seed(model, jax.random.key(0))
+    trace = handlers.trace(seeded).get_trace(**arguments)
+    return [site for site in trace.values() if site["type"] == "sample"]
