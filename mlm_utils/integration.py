@@ -15,7 +15,10 @@ from numpyro import handlers
 from numpyro.distributions import ExpandedDistribution, Independent, MultivariateNormal, Normal
 from numpyro.primitives import Messenger
 
+from mlm_utils.arrow import Arrow
+
 INTEGRATED = "integrated"  # the type of a normal site that is set
+PROBES = 64  # normal numbers that are moved at once, to see which rows they move
 ROUNDING = 1e-8  # a smaller relative departure from a straight line is rounding
 
 
@@ -56,8 +59,9 @@ class Integrated:
 
     Notes
     -----
-    A gradient costs of the order of ``n * size ** 2``. The identities are those of Lindley and
-    Smith (1972).
+    Where no row involves two groups, as in all models with one grouping factor, a gradient costs
+    about as much as one of the model itself; in general, :mod:`mlm_utils.arrow` looks for blocks in
+    ``P``. The identities are those of Lindley and Smith (1972).
     """
 
     def __init__(self, model: Callable, arguments: Mapping):
@@ -82,6 +86,7 @@ class Integrated:
         self.size = sum(int(np.prod(shape)) for shape in shapes.values())
         scales = {name: latent[name]["value"] for name in latent if name not in shapes}
         self._check_linear(said, scales)
+        self._structure = self._find_structure(scales)
 
     def model(self, **arguments):
         """Run the model of the scales alone; for NUTS, which hands it the arguments."""
@@ -97,7 +102,7 @@ class Integrated:
         }
         numpyro.factor("y_integrated", self._solve(scales, arguments)[0])
 
-    def complete(self, key: jax.Array, scales: Mapping) -> dict:
+    def complete(self, key: jax.Array, scales: Mapping, arguments: Mapping | None = None) -> dict:
         """Draw the normal sites given one draw of the scales.
 
         Parameters
@@ -106,41 +111,42 @@ class Integrated:
             Random key.
         scales : mapping
             Site name -> value, for every site that is not normal.
+        arguments : mapping, optional
+            Keyword arguments of the model, of the same shapes. Default: its own.
 
         Returns
         -------
         dict
             Site name -> value, for every site of the model but the outcome, computed ones too.
         """
-        _, mean, root = self._solve(scales, self._arguments)
-        z = jax.random.normal(key, (self.size,))
-        u = mean + jax.scipy.linalg.solve_triangular(root.T, z, lower=False)
-        return self._run(u, scales, self._arguments)[0]
+        arguments = self._arguments if arguments is None else arguments
+        _, factored = self._solve(scales, arguments)
+        u = factored.draw(jax.random.normal(key, (self.size,)))
+        return self._run(u, scales, arguments)[0]
 
-    def complete_all(self, key: jax.Array, scales: Mapping, batch: int = 64) -> dict:
+    def complete_all(
+        self, key: jax.Array, scales: Mapping, arguments: Mapping | None = None, batch: int = 64
+    ) -> dict:
         """Draw the normal sites for every draw of the scales.
 
         Parameters
         ----------
-        key : jax.Array
-            Random key.
+        key, arguments
+            As in :meth:`complete`.
         scales : mapping
-            Site name -> draws, with chains and draws as first two axes.
+            Site name -> draws, along the first axis.
         batch : int
             Draws that are completed at once; memory grows with it.
 
         Returns
         -------
         dict
-            As :meth:`complete`, with the axes of chains and draws in front.
+            As :meth:`complete`, with the axis of draws in front.
         """
-        chains, draws = next(iter(scales.values())).shape[:2]
-        flat = {name: jnp.reshape(v, (-1, *v.shape[2:])) for name, v in scales.items()}
-        keys = jax.random.split(key, chains * draws)
-        done = jax.jit(
-            lambda tasks: jax.lax.map(lambda task: self.complete(*task), tasks, batch_size=batch)
-        )((keys, flat))
-        return {name: v.reshape(chains, draws, *v.shape[1:]) for name, v in done.items()}
+        keys = jax.random.split(key, len(next(iter(scales.values()))))
+        return jax.lax.map(
+            lambda draw: self.complete(*draw, arguments), (keys, scales), batch_size=batch
+        )
 
     def _run(self, u, scales, arguments):
         """Return the values of all sites but the outcome, and the outcome's distribution."""
@@ -155,21 +161,21 @@ class Integrated:
             return handlers.trace(self._program).get_trace(**arguments)
 
     def _solve(self, scales, arguments):
-        """Return the log density of y given scales, and mean and root precision of u given y."""
+        """Return the log density of y given scales, and the factored density of u given y."""
         y = jnp.ravel(arguments["y"])
 
-        def centre(u):
-            return jnp.broadcast_to(self._run(u, scales, arguments)[1].loc, y.shape)
+        def outcome(u):
+            y_given_u = self._run(u, scales, arguments)[1]
+            return jnp.broadcast_to(y_given_u.loc, y.shape), y_given_u.scale
 
-        none = jnp.zeros(self.size)
-        sd = jnp.broadcast_to(self._run(none, scales, arguments)[1].scale, y.shape)
-        A = jax.jacfwd(centre)(none) / sd[:, None]
-        residual = (y - centre(none)) / sd
-        root = jnp.linalg.cholesky(jnp.eye(self.size) + A.T @ A)
-        half = jax.scipy.linalg.solve_triangular(root, A.T @ residual, lower=True)
-        log_density = -0.5 * (residual @ residual - half @ half + y.size * jnp.log(2 * jnp.pi))
-        log_density -= jnp.log(sd).sum() + jnp.log(jnp.diag(root)).sum()
-        return log_density, jax.scipy.linalg.solve_triangular(root.T, half, lower=False), root
+        centre, spread, sd = jax.linearize(outcome, jnp.zeros(self.size), has_aux=True)
+        sd = jnp.broadcast_to(sd, y.shape)
+        columns = jax.vmap(spread)(self._structure.directions).T / sd[:, None]
+        residual = (y - centre) / sd
+        factored = self._structure.factor(columns, residual)
+        log_density = -0.5 * (residual @ residual + y.size * jnp.log(2 * jnp.pi))
+        log_density += factored.half_square - jnp.log(sd).sum() - factored.log_root
+        return log_density, factored
 
     def _split(self, u):
         """Return the standardised value of each normal site."""
@@ -181,11 +187,10 @@ class Integrated:
 
     def _check_linear(self, said, scales):
         """Refuse a model that is not normal, with all normal sites at once, given its scales."""
-        none, one, other = (
-            scale * jax.random.normal(jax.random.key(k), (self.size,))
-            for k, scale in ((0, 0.0), (1, 1.0), (2, 1.0))
-        )
+        one, other = jax.random.normal(jax.random.key(1), (2, self.size))
 
+        @jax.jit
+        @jax.vmap
         def at(u):
             trace = self._trace_at(u, scales, self._arguments)
             outcome = _base(trace["y"]["fn"])
@@ -193,7 +198,8 @@ class Integrated:
             mean = jnp.broadcast_to(outcome.loc, jnp.shape(self._arguments["y"]))
             return mean, jnp.append(jnp.ravel(outcome.scale), prior)
 
-        (start, fixed), (a, moved), (b, _), (both, _) = map(at, (none, one, other, one + other))
+        mean, (fixed, moved, *_) = at(jnp.stack([jnp.zeros(self.size), one, other, one + other]))
+        start, a, b, both = mean
         straight = abs(both - a - b + start) <= ROUNDING * (abs(a) + abs(b) + abs(start))
         if not straight.all() or not np.allclose(fixed, moved, rtol=ROUNDING):
             raise ValueError(
@@ -201,6 +207,25 @@ class Integrated:
                 f"{list(self.normal)}, or its sd or the prior of {list(scales)} moves with them: "
                 "sample them"
             )
+
+    def _find_structure(self, scales):
+        """Find which normal numbers each row involves, at scales of no special value."""
+        n = jnp.size(self._arguments["y"])
+
+        @jax.jit
+        def spreads(first):
+            def mean(u):
+                loc = self._run(u, scales, self._arguments)[1].loc
+                return jnp.broadcast_to(loc, (n,))
+
+            directions = first + jnp.arange(PROBES)[:, None] == jnp.arange(self.size)
+            _, spread = jax.linearize(mean, jnp.zeros(self.size))
+            return jax.vmap(spread)(directions.astype(float))
+
+        found = [np.nonzero(spreads(k)) for k in range(0, self.size, PROBES)]
+        columns = [PROBES * k + part[0] for k, part in enumerate(found)]
+        rows = [part[1] for part in found]
+        return Arrow(np.concatenate(rows), np.concatenate(columns), (n, self.size))
 
 
 class _Standardised(Messenger):

@@ -23,10 +23,11 @@ import numpy as np
 import numpyro
 from arviz_base.io_numpyro import infer_dims
 from numpyro.distributions import constraints
-from numpyro.infer import MCMC, NUTS, Predictive, init_to_median, log_likelihood
+from numpyro.infer import Predictive
 from numpyro.infer.reparam import LocScaleReparam
 from xarray import DataArray, Dataset, DataTree
 
+from mlm_utils.compiled import Program, draw
 from mlm_utils.integration import Integrated, _base, _trace
 
 MAX_RHAT = 1.01
@@ -54,6 +55,7 @@ def fit(
     dense_mass: bool = False,
     centred: Mapping[str, float] | None = None,
     integrate: bool = False,
+    pointwise: bool = True,
     name: str | None = None,
     exhibit: bool = False,
     progress: bool | None = None,
@@ -86,6 +88,8 @@ def fit(
         Sample the scales and correlations alone, with the normal sites integrated out, and draw
         these exactly for each draw of the scales; see :mod:`mlm_utils.integration`. The posterior
         stays the same. For models that are Gaussian once their scales are known.
+    pointwise : bool
+        Return the log likelihood of every row at every draw. Leave out where they are too many.
     name : str, optional
         Name of the fit in the ledger. Default: the model's name.
     exhibit : bool
@@ -96,8 +100,8 @@ def fit(
     Returns
     -------
     xarray.DataTree
-        Groups ``posterior``, ``sample_stats``, ``log_likelihood`` and ``observed_data``, with
-        the dimensions of `labels`.
+        Groups ``posterior``, ``sample_stats``, ``log_likelihood`` (if `pointwise`) and
+        ``observed_data``, with the dimensions of `labels`.
 
     Raises
     ------
@@ -111,7 +115,9 @@ def fit(
     """
     labels = {} if labels is None else labels
     dims, coords = _check_call(model, arguments, key, labels)
-    if not any(site["is_observed"] for site in _trace(model, arguments)):
+    sites = _trace(model, arguments)
+    observed = {s["name"]: np.asarray(s["value"]) for s in sites if s["is_observed"]}
+    if not observed:
         raise ValueError(
             f"{_name(model)} observes nothing with these arguments: pass y (y=None draws it)"
         )
@@ -125,40 +131,24 @@ def fit(
             "sampler: leave one of the two out"
         )
     integrated = Integrated(model, arguments) if integrate else None
-    recentred = _recentre(model, arguments, {} if centred is None else centred)
-    mcmc = MCMC(
-        NUTS(
-            integrated.model if integrate else recentred,
-            target_accept_prob=target_accept,
-            dense_mass=dense_mass,
-            init_strategy=init_to_median,
-        ),
-        num_warmup=warmup,
-        num_samples=draws,
-        num_chains=chains,
-        chain_method="parallel" if jax.local_device_count() >= chains else "sequential",
-        progress_bar=_someone_watches() if progress is None else progress,
+    program = Program(
+        integrated.model if integrate else _recentre(model, arguments, centred or {}),
+        model,
+        integrated,
+        (("target_accept_prob", target_accept), ("dense_mass", dense_mass)),
+        (("num_warmup", warmup), ("num_samples", draws)),
+        pointwise,
     )
     start = time.perf_counter()
     with _compile_seconds() as compiling:
-        mcmc.run(
-            key,
-            **arguments,
-            extra_fields=("num_steps", "accept_prob", "energy", "diverging"),
-        )
-        jax.block_until_ready(mcmc.get_samples())
-        if integrate:
-            completed = integrated.complete_all(
-                jax.random.fold_in(key, 1), mcmc.get_samples(group_by_chain=True)
-            )
+        watched = _someone_watches() if progress is None else progress
+        groups = draw(program, arguments, jax.random.split(key, chains), progress=watched)
     seconds = time.perf_counter() - start
-    if integrate:
-        posterior = _tree_of_integrated(mcmc, model, arguments, completed, dims, coords)
-    else:
-        posterior = az.from_numpyro(mcmc, dims=dims, coords=coords, log_likelihood=True)
+    for site in centred or {}:
+        groups["posterior"].pop(f"{site}_decentered", None)
+    groups["observed_data"] = observed
+    posterior = az.from_dict(groups, dims=dims, coords=coords)
     posterior.attrs["arguments"] = _rows_digest(arguments)
-    auxiliary = [f"{site}_decentered" for site in centred or {}]
-    posterior["posterior"] = posterior["posterior"].dataset.drop_vars(auxiliary, errors="ignore")
     record = _record(posterior)
     record |= {
         "model": _name(model),
@@ -187,20 +177,6 @@ def fit(
             f"min tail ESS {record['min_ess_tail']:.0f}, no divergence): remove exhibit=True"
         )
     return posterior
-
-
-def _tree_of_integrated(mcmc, model, arguments, completed, dims, coords):
-    """Return completed draws in the form of ``arviz.from_numpyro``."""
-    with_y = log_likelihood(model, completed, batch_ndims=2, **arguments)
-    groups = {
-        "posterior": {name: np.asarray(draws) for name, draws in completed.items()},
-        "log_likelihood": {"y": np.asarray(with_y["y"])},
-        "observed_data": {"y": np.asarray(arguments["y"])},
-    }
-    tree = az.from_dict(groups, dims=dims, coords=coords)
-    stats = az.from_numpyro(mcmc, log_likelihood=False)["sample_stats"].dataset
-    tree["sample_stats"] = DataTree(stats)
-    return tree
 
 
 def prior_predictive(

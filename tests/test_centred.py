@@ -51,7 +51,7 @@ BAD_CENTRED = {
 
 @pytest.mark.parametrize("case", BAD_CENTRED)
 def test_a_bad_centring_is_refused_before_anything_runs(case, refuses, monkeypatch):
-    monkeypatch.setattr(sampling, "MCMC", None)  # a call that got this far would fail otherwise
+    monkeypatch.setattr(sampling, "draw", None)  # a call that got this far would fail otherwise
     model, centred, error, says = BAD_CENTRED[case]
     with refuses(error, *says):
         fit(getattr(models, model), ARGUMENTS[model], key=jax.random.key(1), centred=centred)

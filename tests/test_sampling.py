@@ -94,17 +94,22 @@ def test_the_same_key_gives_the_same_draws_and_another_key_others(short, rows):
 def test_a_fit_hands_its_options_to_the_sampler(rows, monkeypatch):
     given = {}
 
-    def stop(kernel, **options):
-        given.update(options)
+    def stop(program, arguments, keys, *, progress):
+        given.update(program.kernel + program.length, chains=len(keys), progress=progress)
         raise InterruptedError
 
-    monkeypatch.setattr(sampling, "NUTS", lambda model, **options: given.update(options))
-    monkeypatch.setattr(sampling, "MCMC", stop)
+    monkeypatch.setattr(sampling, "draw", stop)
     options = {"chains": 3, "warmup": 30, "draws": 20, "target_accept": 0.91, "dense_mass": True}
     with pytest.raises(InterruptedError):
-        fit_short(rows, **options)
-    assert (given["num_chains"], given["num_warmup"], given["num_samples"]) == (3, 30, 20)
-    assert (given["target_accept_prob"], given["dense_mass"]) == (0.91, True)
+        fit_short(rows, progress=True, **options)
+    assert given == {
+        "chains": 3,
+        "num_warmup": 30,
+        "num_samples": 20,
+        "target_accept_prob": 0.91,
+        "dense_mass": True,
+        "progress": True,
+    }
 
 
 def test_chains_differ(short):
@@ -276,7 +281,7 @@ BAD_CALLS = {
 
 @pytest.mark.parametrize("case", BAD_CALLS)
 def test_a_bad_call_is_refused_before_anything_runs(case, rows, refuses, monkeypatch):
-    monkeypatch.setattr(sampling, "MCMC", None)  # a call that got this far would fail otherwise
+    monkeypatch.setattr(sampling, "draw", None)  # a call that got this far would fail otherwise
     change, error, says = BAD_CALLS[case]
     call = {"model": varying_intercept, "key": jax.random.key(1), **change}
     arguments = call.pop("arguments", lambda r: r.arguments)(rows)
@@ -285,7 +290,7 @@ def test_a_bad_call_is_refused_before_anything_runs(case, rows, refuses, monkeyp
 
 
 def test_one_chain_is_refused_at_once(rows, refuses, monkeypatch):
-    monkeypatch.setattr(sampling, "MCMC", None)
+    monkeypatch.setattr(sampling, "draw", None)
     with refuses(ValueError, "chains", "at least 2", "got 1"):
         fit(varying_intercept, rows.arguments, key=jax.random.key(1), chains=1)
 
@@ -476,7 +481,7 @@ def test_a_chapter_that_is_no_slug_is_refused(chapter, refuses):
 
 
 def test_a_fit_cannot_be_named_out_of_the_ledger(ledger, rows, refuses, monkeypatch):
-    monkeypatch.setattr(sampling, "MCMC", None)
+    monkeypatch.setattr(sampling, "draw", None)
     mlm_utils.setup("a_chapter")
     with refuses(ValueError, "name", "'../up'"):
         fit_short(rows, name="../up")

@@ -1,0 +1,208 @@
+"""A fit as a compiled program, kept for the next fit of the same model to data of the same shape.
+
+Compiling NUTS around a model takes seconds, and drawing from a small model a tenth of one. So the
+arrays and decimal numbers among a model's arguments are handed to the program when it runs, and
+it can run again on other data: another fold, another simulated table.
+"""
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from numpyro import handlers
+from numpyro.infer import MCMC, NUTS, init_to_median, log_likelihood
+
+from mlm_utils.integration import Integrated
+
+FIELDS = ("num_steps", "accept_prob", "energy", "diverging")
+MAX_TREE_DEPTH = 10
+KEPT = 16  # programs
+_programs: OrderedDict = OrderedDict()
+
+
+class Program(NamedTuple):
+    """What NUTS samples, and what is computed from its draws.
+
+    Attributes
+    ----------
+    sampled : callable
+        The NumPyro model that NUTS is given.
+    model : callable
+        The model that was asked for, whose posterior is wanted.
+    integrated : Integrated or None
+        Completes the draws where `sampled` has the scales of `model` alone.
+    kernel, length : tuple of pairs
+        Options of NumPyro's ``NUTS`` and ``MCMC``.
+    pointwise : bool
+        Whether to compute the log likelihood of every row at every draw.
+    """
+
+    sampled: Callable
+    model: Callable
+    integrated: Integrated | None
+    kernel: tuple
+    length: tuple
+    pointwise: bool
+
+
+def draw(
+    program: Program, arguments: Mapping, keys: jax.Array, *, progress: bool = False
+) -> dict[str, dict]:
+    """Draw chains, in parallel where there are devices for them.
+
+    Parameters
+    ----------
+    program : Program
+        What to draw.
+    arguments : mapping
+        The model's keyword arguments.
+    keys : jax.Array
+        A random key a chain, shape ``(chains,)``.
+    progress : bool
+        Show NumPyro's progress bar. Its program is compiled anew every time, and rounds otherwise.
+
+    Returns
+    -------
+    dict
+        Groups ``posterior``, ``sample_stats`` and, if wanted, ``log_likelihood``: site or figure ->
+        array of shape ``(chains, draws, ...)``.
+    """
+    leaves, rebuild = _split(arguments)
+    try:
+        digest = _digest(program, leaves, rebuild)
+    except jax.errors.JAXTypeError:  # the model looks at its numbers: they are part of the program
+        leaves, rebuild = [], lambda _: dict(arguments)
+        digest = _digest(program, leaves, rebuild)
+    spread = any(isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 for x in leaves)
+    devices = 1 if spread else jax.local_device_count()
+    size = max(k for k in range(1, devices + 1) if len(keys) % k == 0)
+    name = digest, size, spread
+    if name not in _programs:
+        _programs[name] = _compile(program, rebuild, spread)
+    _programs.move_to_end(name)
+    while len(_programs) > KEPT:
+        _programs.popitem(last=False)
+    sample, finish = _programs[name]
+    rounds = [keys[i : i + size] for i in range(0, len(keys), size)]
+    if progress:
+        drawn = [_watched(program, some, rebuild(leaves)) for some in rounds]
+    else:
+        drawn = [sample(some, leaves) for some in rounds]
+    done = [finish(some, draws, leaves) for some, (draws, _) in zip(rounds, drawn, strict=True)]
+    done = [
+        groups | {"sample_stats": fields} for groups, (_, fields) in zip(done, drawn, strict=True)
+    ]
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(done))
+    return joined | {"sample_stats": _stats(joined["sample_stats"])}
+
+
+def _split(arguments):
+    """Return what may change from run to run, and the function that puts it back."""
+    leaves, structure = jax.tree.flatten(dict(arguments))
+    moves = [isinstance(leaf, np.ndarray | jax.Array | float) for leaf in leaves]
+    fixed = [None if moving else leaf for leaf, moving in zip(leaves, moves, strict=True)]
+
+    def rebuild(moving: Sequence) -> dict:
+        rest = iter(moving)
+        both = [next(rest) if m else leaf for leaf, m in zip(fixed, moves, strict=True)]
+        return jax.tree.unflatten(structure, both)
+
+    return [leaf for leaf, moving in zip(leaves, moves, strict=True) if moving], rebuild
+
+
+def _digest(program, leaves, rebuild) -> str:
+    """Return a digest of what the models compute, not of their names: a global may have changed."""
+    supports = []
+
+    def look(key, leaves):
+        values = []
+        for model in (program.sampled, program.model):
+            seeded = handlers.seed(model, key)
+            for site in handlers.trace(seeded).get_trace(**rebuild(leaves)).values():
+                if site["type"] in ("sample", "deterministic"):
+                    values.append(site["value"])
+                    supports.append((site["name"], site["type"]))
+                if site["type"] == "sample":
+                    values.append(site["fn"].log_prob(site["value"]))
+                    supports.append((site["is_observed"], repr(site["fn"].support)))
+        return values
+
+    found = jax.make_jaxpr(look)(jax.random.key(0), leaves)
+    told = f"{found.jaxpr} {supports} {program.kernel} {program.length} {program.pointwise}"
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", told).encode())
+    for constant in found.consts:
+        digest.update(np.asarray(constant).tobytes())
+    return digest.hexdigest()
+
+
+def _compile(program, rebuild, spread):
+    """Return the functions that sample and finish chains; they compile when first called."""
+
+    def sample(key, leaves):
+        mcmc = MCMC(_kernel(program), num_chains=1, progress_bar=False, **dict(program.length))
+        mcmc.run(key, extra_fields=FIELDS, **rebuild(leaves))
+        return mcmc.get_samples(), mcmc.get_extra_fields()
+
+    def finish(key, draws, leaves):
+        arguments = rebuild(leaves)
+        if program.integrated is not None:
+            key = jax.random.fold_in(key, 1)
+            draws = program.integrated.complete_all(key, draws, arguments)
+        groups = {"posterior": draws}
+        if program.pointwise:
+            groups["log_likelihood"] = log_likelihood(program.model, draws, **arguments)
+        return groups
+
+    if spread:  # the rows take all devices: one chain at a time
+        return _one_chain(jax.jit(sample)), _one_chain(jax.jit(finish))
+    return jax.pmap(sample, in_axes=(0, None)), jax.pmap(finish, in_axes=(0, 0, None))
+
+
+def _one_chain(function):
+    """Return a function of one chain as one of an axis of chains, of length 1."""
+
+    def call(*chains_and_leaves):
+        *chains, leaves = chains_and_leaves
+        only = jax.tree.map(lambda x: x[0], chains)
+        return jax.tree.map(lambda x: x[None], function(*only, leaves))
+
+    return call
+
+
+def _kernel(program):
+    return NUTS(
+        program.sampled,
+        init_strategy=init_to_median,
+        max_tree_depth=MAX_TREE_DEPTH,
+        **dict(program.kernel),
+    )
+
+
+def _watched(program, keys, arguments):
+    """Draw chains with NumPyro's progress bar."""
+    mcmc = MCMC(
+        _kernel(program),
+        num_chains=len(keys),
+        chain_method="parallel",
+        progress_bar=True,
+        **dict(program.length),
+    )
+    mcmc.run(keys if len(keys) > 1 else keys[0], extra_fields=FIELDS, **arguments)
+    return mcmc.get_samples(group_by_chain=True), mcmc.get_extra_fields(group_by_chain=True)
+
+
+def _stats(fields):
+    """Name the figures of a sampler as ArviZ does."""
+    depth = np.log2(fields["num_steps"]).astype(int) + 1
+    return {
+        "acceptance_rate": fields["accept_prob"],
+        "diverging": fields["diverging"],
+        "energy": fields["energy"],
+        "n_steps": fields["num_steps"],
+        "tree_depth": depth,
+        "reached_max_tree_depth": depth >= MAX_TREE_DEPTH,
+    }
