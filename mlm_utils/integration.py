@@ -54,8 +54,8 @@ class Integrated:
     Raises
     ------
     ValueError
-        If ``y`` is not normal, no other site is, all are, or its mean is not linear in the normal
-        sites for given scales.
+        If ``y`` is not normal, no other site is, all are, its mean is not linear in the normal
+        sites for given scales, or anything else that is observed depends on them.
 
     Notes
     -----
@@ -71,10 +71,9 @@ class Integrated:
         shapes = {name: jnp.shape(s["value"]) for name, s in latent.items() if _is_normal(s["fn"])}
         said = getattr(model, "__name__", type(model).__name__)
         observed = [name for name, site in sites.items() if site["is_observed"]]
-        if observed != ["y"] or type(_base(sites["y"]["fn"])) is not Normal:
-            raise ValueError(
-                f"{said} observes {observed}: to integrate takes a normal y and nothing beside it"
-            )
+        if "y" not in observed or type(_base(sites["y"]["fn"])) is not Normal:
+            raise ValueError(f"{said} observes {observed}: to integrate takes a normal y")
+        self._beside = [name for name in observed if name != "y"]
         if weighted := [name for name, site in sites.items() if site["scale"] is not None]:
             raise ValueError(f"{said} weights the density of {weighted}: sample its effects")
         if not shapes or len(shapes) == len(latent):
@@ -98,7 +97,7 @@ class Integrated:
         scales = {
             name: site["value"]
             for name, site in trace.items()
-            if site["type"] == "sample" and name != "y"  # an integrated site is no sample
+            if site["type"] == "sample" and not site["is_observed"]  # an integrated one is none
         }
         numpyro.factor("y_integrated", self._solve(scales, arguments)[0])
 
@@ -153,7 +152,8 @@ class Integrated:
         trace = self._trace_at(u, scales, arguments)
         kept = ("sample", "deterministic", INTEGRATED)
         values = {name: s["value"] for name, s in trace.items() if s["type"] in kept}
-        del values["y"]
+        for name in ("y", *self._beside):
+            del values[name]
         return values, _base(trace["y"]["fn"])
 
     def _trace_at(self, u, scales, arguments):
@@ -194,7 +194,8 @@ class Integrated:
         def at(u):
             trace = self._trace_at(u, scales, self._arguments)
             outcome = _base(trace["y"]["fn"])
-            prior = sum(trace[name]["fn"].log_prob(value).sum() for name, value in scales.items())
+            beside = [trace[name] for name in (*scales, *self._beside)]
+            prior = sum(site["fn"].log_prob(site["value"]).sum() for site in beside)
             mean = jnp.broadcast_to(outcome.loc, jnp.shape(self._arguments["y"]))
             return mean, jnp.append(jnp.ravel(outcome.scale), prior)
 
@@ -204,8 +205,8 @@ class Integrated:
         if not straight.all() or not np.allclose(fixed, moved, rtol=ROUNDING):
             raise ValueError(
                 f"with its scales given, the mean of y in {said} is not linear in "
-                f"{list(self.normal)}, or its sd or the prior of {list(scales)} moves with them: "
-                "sample them"
+                f"{list(self.normal)}, or its sd or the density of {[*scales, *self._beside]} "
+                "moves with them: sample them"
             )
 
     def _find_structure(self, scales):
