@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-mutants test-full lint lab notebooks lock clean
+.PHONY: help setup book test test-mutants test-full test-engines bench lint lab notebooks lock clean
 PYTEST := $(PYTHON) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 help:        ## list the verbs
@@ -22,6 +22,15 @@ test-mutants: setup ## plant every bug of data/planted_bugs.toml and see its tes
 
 test-full: test-mutants ## run every test: all calibrations, the whole book twice, all planted bugs
 	@$(PYTEST) -m ""
+
+test-engines: setup ## test what the other engines and Spark are given, in benchmarks/.venv
+	@sh benchmarks/setup.sh
+	@cd benchmarks && .venv/bin/python -m pytest -q --config-file=/dev/null --rootdir=. tests
+
+bench: setup ## measure this book's fits beside other engines, and rows, machines, guides
+	@sh benchmarks/setup.sh
+	@benchmarks/.venv/bin/python benchmarks/run.py
+	@for name in rows sharding approximation; do $(PYTHON) benchmarks/$$name.py || exit; done
 
 lint: setup  ## check the style of code and chapters
 	@$(PYTHON) tools/lint.py

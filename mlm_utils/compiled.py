@@ -5,6 +5,7 @@ arrays and decimal numbers among a model's arguments are handed to the program w
 it can run again on other data: another fold, another simulated table.
 """
 
+import functools
 import hashlib
 import re
 from collections import OrderedDict
@@ -13,9 +14,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, init_to_median, log_likelihood
 
+from mlm_utils.design import _is_spread
 from mlm_utils.integration import Integrated
 
 FIELDS = ("num_steps", "accept_prob", "energy", "diverging")
@@ -77,7 +80,7 @@ def draw(
     except jax.errors.JAXTypeError:  # the model looks at its numbers: they are part of the program
         leaves, rebuild = [], lambda _: dict(arguments)
         digest = _digest(program, leaves, rebuild)
-    spread = any(isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 for x in leaves)
+    spread = next((x.sharding.mesh for x in leaves if _is_spread(x)), None)
     devices = 1 if spread else jax.local_device_count()
     size = max(k for k in range(1, devices + 1) if len(keys) % k == 0)
     name = digest, size, spread
@@ -157,8 +160,10 @@ def _compile(program, rebuild, spread):
             groups["log_likelihood"] = log_likelihood(program.model, draws, **arguments)
         return groups
 
-    if spread:  # the rows take all devices: one chain at a time
-        return _one_chain(jax.jit(sample)), _one_chain(jax.jit(finish))
+    if spread:  # the rows take all devices: one chain at a time, its draws copied to all
+        everywhere = NamedSharding(spread, PartitionSpec())
+        jit = functools.partial(jax.jit, out_shardings=everywhere)
+        return _one_chain(jit(sample)), _one_chain(jit(finish))
     return jax.pmap(sample, in_axes=(0, None)), jax.pmap(finish, in_axes=(0, 0, None))
 
 

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,32 @@ def load_planted_bugs() -> pd.DataFrame:
     table = table.reindex(columns=columns).fillna({"inside": ""})
     check_table(table, categorical=columns)
     return table
+
+
+def load_benchmark(name: str) -> dict:
+    """Load what a benchmark measured, as `make bench` last wrote it.
+
+    Parameters
+    ----------
+    name : str
+        ``"engines"``, ``"rows"``, ``"sharding"`` or ``"approximation"``.
+
+    Returns
+    -------
+    dict
+        Under ``machine`` and ``versions`` where and with what it was measured; the rest is said
+        in the program of the same name in ``benchmarks/``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such benchmark.
+    """
+    folder = _tables() / "benchmarks"
+    names = sorted(path.stem for path in folder.glob("*.json"))
+    if name not in names:
+        raise ValueError(f"there is no benchmark {name!r}: choose one of {names}")
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def to_categories(column: pd.Series, levels: Sequence) -> pd.Series:

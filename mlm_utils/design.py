@@ -326,5 +326,10 @@ def _check_array(name, value, *, ndim, n=None, kind="numbers"):
 
 
 def _is_known(value) -> bool:
-    """Whether the numbers can be looked at (not while JAX traces the function)."""
-    return not isinstance(value, jax.core.Tracer)
+    """Whether the numbers can be looked at: JAX is not tracing, and they are in one place."""
+    return not isinstance(value, jax.core.Tracer) and not _is_spread(value)
+
+
+def _is_spread(value) -> bool:
+    """Whether an array lies on several devices; `mlm_utils.sharding` looked at its numbers."""
+    return isinstance(value, jax.Array) and len(value.sharding.device_set) > 1

@@ -28,6 +28,7 @@ from numpyro.infer.reparam import LocScaleReparam
 from xarray import DataArray, Dataset, DataTree
 
 from mlm_utils.compiled import Program, draw
+from mlm_utils.design import _is_spread
 from mlm_utils.integration import Integrated, _base, _trace
 
 MAX_RHAT = 1.01
@@ -67,7 +68,9 @@ def fit(
     model : callable
         A NumPyro model.
     arguments : mapping
-        The model's keyword arguments, the outcome among them.
+        The model's keyword arguments, the outcome among them. Where its rows are spread over
+        devices (:func:`mlm_utils.sharding.shard`), a chain takes all devices, and what there is
+        a row of is not returned: it stays where the rows are.
     key : jax.Array
         Random key, for example ``jax.random.key(1)``. The same key gives the same draws.
     labels : mapping, optional
@@ -114,9 +117,17 @@ def fit(
         If float64 is off: call :func:`mlm_utils.setup` first.
     """
     labels = {} if labels is None else labels
+    spread = any(map(_is_spread, jax.tree.leaves(arguments)))
+    if spread:
+        pointwise, progress = False, False
+        labels = {dimension: labels[dimension] for dimension in labels if dimension != "row"}
+    if spread and integrate:
+        raise ValueError(
+            "integrate is True and the rows are spread over devices: a Gaussian model does not "
+            "need them, so fit it from sums over its rows, or leave one of the two out"
+        )
     dims, coords = _check_call(model, arguments, key, labels)
-    sites = _trace(model, arguments)
-    observed = {s["name"]: np.asarray(s["value"]) for s in sites if s["is_observed"]}
+    observed = {s["name"]: s["value"] for s in _trace(model, arguments) if s["is_observed"]}
     if not observed:
         raise ValueError(
             f"{_name(model)} observes nothing with these arguments: pass y (y=None draws it)"
@@ -146,7 +157,8 @@ def fit(
     seconds = time.perf_counter() - start
     for site in centred or {}:
         groups["posterior"].pop(f"{site}_decentered", None)
-    groups["observed_data"] = observed
+    if not spread:
+        groups["observed_data"] = {site: np.asarray(value) for site, value in observed.items()}
     posterior = az.from_dict(groups, dims=dims, coords=coords)
     posterior.attrs["arguments"] = _rows_digest(arguments)
     record = _record(posterior)
@@ -520,7 +532,8 @@ def _describe(arguments) -> dict:
     shapes = {}
     for path, leaf in jax.tree.leaves_with_path(dict(arguments)):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        value = np.asarray(leaf)
+        shards = leaf.addressable_shards if _is_spread(leaf) else ()
+        value = np.concatenate([shard.data for shard in shards]) if shards else np.asarray(leaf)
         if value.dtype.hasobject:
             raise TypeError(
                 f"argument {name} holds a {type(leaf).__name__}, which has no digest: use arrays, "

@@ -207,7 +207,7 @@ def test_fault_is_refused_with_its_page_and_cause(faulty, fault, again):
 
 def test_traceback_of_a_raising_cell_is_printed(faulty):
     for _, printed in faulty:
-        _, failure = printed.split("raises.md: WARNING: Executing notebook failed", 1)
+        _, failure = printed.split("error: raises: CellExecutionError", 1)
         assert "ValueError: the milk is sour" in failure
 
 
@@ -218,7 +218,7 @@ def test_errors_name_only_pages_with_such_faults(faulty):
     )
     assert set(named) == {
         *("warns", "logs", "prints_warning", "prints_info", "bar", "prints_bar", "widget"),
-        *("swallows", "exhibits"),
+        *("raises", "swallows", "exhibits"),
     }
 
 
@@ -277,6 +277,21 @@ def test_table_has_the_worst_figure_of_the_fits_and_only_counts_exhibits(good):
     assert figures == ["2", "1", "1.0040", "450", "3"]
 
 
+def test_where_the_time_went_is_printed(good):
+    times, _ = good.printed.rsplit("\n\nchapter ", 1)
+    header, page_row, all_row, share, build_line = times.splitlines()[-5:]
+    assert header.split() == ["page", "seconds", "start-up", "compiling", "sampling", "other"]
+    _, *figures = page_row.split()
+    seconds, startup, compiling, sampling, other = map(float, figures)
+    assert 0 < startup <= seconds
+    assert (compiling, sampling) == (3.0, 6.0)  # three records of one and two seconds
+    assert startup + compiling + sampling + other == pytest.approx(seconds, abs=0.25)  # rounded
+    assert all_row.split() == ["all", "pages", *figures]
+    said = float(re.search(r"(\d+)% of it", share)[1])
+    assert 9 / (seconds + 0.05) - 0.005 <= said / 100 <= 9 / (seconds - 0.05) + 0.005
+    assert "(1 of 1 pages)" in build_line
+
+
 def test_unchanged_code_is_not_executed_again(good):
     (good.book / "README.md").write_text("Read me\n")
     (good.book / "mlm_utils" / "notes.txt").write_text("no code\n")
@@ -284,6 +299,7 @@ def test_unchanged_code_is_not_executed_again(good):
     status, printed, executions = good.build()
     assert (status, executions) == (0, 0), printed
     assert row(printed, "page") == row(good.printed, "page")
+    assert "(0 of 1 pages)" in printed
     assert "Other words." in (good.book / "_build" / "html" / "chapters" / "page.html").read_text()
 
 
@@ -317,6 +333,154 @@ def test_fits_under_the_name_of_no_page_are_refused_as_often_as_one_builds(good)
         (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
         assert error.startswith("error: the fit 'first' of pgae: no page has this name")
     good.page.write_text(text)
+
+
+class Linked:
+    """A book whose first page refers to a label, a number and a glued figure of its second."""
+
+    FIRST = page(
+        "First",
+        "1 + 1",
+        prose="See {ref}`place`, {numref}`drawn`.\n\n```{glue} answer\n:doc: second.md\n```",
+    )
+    TABLE = ":::{table} Caption\n:name: drawn\n\n| a |\n|---|\n| 1 |\n:::"
+
+    def __init__(self, folder):
+        self.counter = folder / "executions"
+        self.counter.touch()
+        self.code = f"""
+            from myst_nb import glue
+            open({str(self.counter)!r}, "a").write("x")
+            glue("answer", 41, display=False)
+        """
+        (folder / "book").mkdir()
+        texts = {"first": self.FIRST, "second": self.second(), "third": page("Third", "3")}
+        self.book = write_book(folder / "book", texts)
+        self.status, self.printed = build(self.book)
+
+    def second(self, *, code="", label="(place)=\n## Place", above=""):
+        """Return the text of the second page, or of a variant of it."""
+        return page("Second", dedent(self.code) + code, prose=f"{above}\n\n{self.TABLE}\n\n{label}")
+
+    def build(self, second):
+        """Build with this second page, dated before the last build; count its executions."""
+        path = self.book / "chapters" / "second.md"
+        path.write_text(second)
+        os.utime(path, (0, 0))
+        before = self.counter.stat().st_size
+        return *build(self.book), self.counter.stat().st_size - before
+
+    def html(self, name):
+        """Return the main part of a page that was built."""
+        path = self.book / "_build" / "html" / "chapters" / f"{name}.html"
+        return path.read_text(encoding="utf-8").split("<main", 1)[1].split("</main", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def linked_book(tmp_path_factory):
+    return Linked(tmp_path_factory.mktemp("linked"))
+
+
+@pytest.fixture
+def linked(linked_book):
+    """The book as it was first built, and built without fault."""
+    if (linked_book.book / "chapters" / "second.md").read_text() != linked_book.second():
+        linked_book.status, linked_book.printed, _ = linked_book.build(linked_book.second())
+    assert linked_book.status == 0, linked_book.printed
+    return linked_book
+
+
+def test_unchanged_book_is_written_but_not_read_again(linked):
+    first = linked.html("first")
+    assert "Table 1" in first
+    assert "41" in first
+    status, printed, executions = linked.build(linked.second())
+    assert (status, executions) == (0, 0), printed
+    assert "0 added, 0 changed, 0 removed" in printed
+    assert linked.html("first") == first
+
+
+def test_changed_page_reaches_the_unchanged_page_that_refers_to_it(linked):
+    above = ":::{table} Another\n:name: another\n\n| b |\n|---|\n| 2 |\n:::"
+    second = linked.second(above=above).replace('"answer", 41', '"answer", 43')
+    status, printed, executions = linked.build(second)
+    assert (status, executions) == (0, 1), printed
+    assert "0 added, 1 changed, 0 removed" in printed
+    first = linked.html("first")
+    assert "Table 2" in first
+    assert "43" in first
+    assert "41" not in first
+
+
+def test_unchanged_page_does_not_show_what_another_glues_no_more(linked):
+    status, printed, executions = linked.build(page("Second", "1 + 1", prose=linked.TABLE))
+    assert (status, executions) == (1, 0), printed
+    assert re.search(r"first\.md.*Glue reference 'answer' not found", printed)
+
+
+def test_page_edited_into_failing_fails_every_build_until_it_is_repaired(linked):
+    lost = r"first\.md.*undefined label: 'place'"  # the page that refers to it is unchanged
+    for _ in range(2):
+        failing = linked.second(code="raise ValueError('the milk is sour')")
+        status, printed, executions = linked.build(failing)
+        assert (status, executions) == (1, 1), printed
+        assert "error: second: CellExecutionError" in printed
+        assert "ValueError: the milk is sour" in printed
+    for expected in (1, 0):
+        status, printed, executions = linked.build(linked.second(label=""))
+        assert (status, executions) == (1, expected), printed
+        assert re.search(lost, printed)
+    status, printed, executions = linked.build(linked.second())
+    assert (status, executions) == (0, 0), printed
+
+
+def test_page_taken_from_the_contents_loses_its_html(linked):
+    html = linked.book / "_build" / "html" / "chapters"
+    contents = linked.book / "_toc.yml"
+    assert (html / "third.html").exists()
+    text = contents.read_text()
+    contents.write_text(text.replace("  - file: chapters/third\n", ""))
+    status, printed, executions = linked.build(linked.second())
+    contents.write_text(text)
+    assert (status, executions) == (0, 0), printed
+    assert sorted(path.name for path in html.iterdir()) == ["first.html", "second.html"]
+    assert "third" not in printed[printed.rindex("\npage ") :]
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="on one core pages are executed one by one")
+def test_pages_are_executed_side_by_side_in_their_folder_and_the_longest_first(tmp_path):
+    (tmp_path / "book").mkdir()
+    started = tmp_path / "started"
+
+    def waits(me, other, words=""):
+        code = f"""
+            import os, pathlib, time
+            chapters = pathlib.Path({str(tmp_path / "book" / "chapters")!r})
+            assert pathlib.Path.cwd() == chapters
+            assert os.environ["PYTHONPATH"] == str(chapters.parent)
+            assert os.environ["MLM_LEDGER"] == str(chapters.parent / "_build" / "fits")
+            started = pathlib.Path({str(started)!r})
+            with started.open("a") as file:
+                file.write("{me}\\n")
+            while "{other}" not in started.read_text().split():
+                time.sleep(0.05)
+        """
+        return page(me, code, prose=words)
+
+    texts = {
+        "short": waits("short", "short"),
+        "left": waits("left", "right", "Many words. " * 50),
+        "right": waits("right", "left", "Many words. " * 60),
+    }
+    book = write_book(tmp_path / "book", texts)
+    (book / "chapters" / "stray.md").write_text(waits("stray", "stray"))
+    config = book / "_config.yml"
+    config.write_text(config.read_text().replace("timeout: 600", "timeout: 20"))
+    status, printed = build(book)
+    assert status == 0, printed
+    *pair, last = started.read_text().split()
+    assert sorted(pair) == ["left", "right"]
+    assert last == "short"
 
 
 @pytest.fixture
@@ -387,6 +551,56 @@ def test_renamed_chapter_makes_pages_execute(remembered):
     assert not reused()
 
 
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """A book built without fault, and a function that says if Sphinx need not read its page."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    driver = importlib.import_module("build")
+    book = write_book(tmp_path, {"page": page("Page", "1 + 1")})
+    doctree = book / "_build" / ".doctrees" / "chapters" / "page.doctree"
+    doctree.parent.mkdir(parents=True)
+
+    def ask(*, executed=False):
+        doctree.write_text("")
+        pages = driver.read_pages(book, {"myst_enable_extensions": []})
+        driver.forget_stale_pages(book, book / "_build")
+        stamp = driver.forget_doctrees(book, book / "_build", pages, pages if executed else [])
+        kept = doctree.exists()
+        doctree.parent.mkdir(parents=True, exist_ok=True)
+        (book / "_build" / "stamp.json").write_text(json.dumps(stamp))
+        return kept
+
+    ask()
+    return book, ask
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *("_config.yml", "_toc.yml", "references.bib", "_static/new.css", "data/t.csv"),
+        *("mlm_utils/__init__.py", "requirements.lock", "chapters/page.md"),
+    ],
+)
+def test_change_of_what_sphinx_uses_makes_it_read(read, changed):
+    book, kept = read
+    assert kept()
+    with (book / changed).open("a") as file:
+        file.write("\n")
+    assert not kept()
+    assert kept()
+
+
+def test_page_that_is_executed_is_read(read):
+    _, kept = read
+    assert not kept(executed=True)
+
+
+def test_build_that_did_not_end_well_makes_sphinx_read(read):
+    book, kept = read
+    (book / "_build" / "stamp.json").unlink()
+    assert not kept()
+
+
 def test_fit_that_did_not_converge_stops_the_build(tmp_path):
     code = """
         import jax
@@ -408,7 +622,7 @@ def test_fit_that_did_not_converge_stops_the_build(tmp_path):
     status, printed = build(book)
     assert status == 1
     assert printed.endswith("The book was NOT built.\n")
-    assert "page.md: WARNING: Executing notebook failed: CellExecutionError" in printed
+    assert "error: page: CellExecutionError" in printed
     figure = r"ess_bulk of mu is [\d.]+ \(< 400\)"
     assert re.search(rf"ConvergenceError: the fit 'short' did not converge: .*{figure}", printed)
     assert re.search(rf"error: the fit 'short' of page missed the gate: {figure}", printed)

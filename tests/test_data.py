@@ -13,7 +13,13 @@ import pandas as pd
 import pytest
 
 from mlm_utils import data
-from mlm_utils.data import check_table, load_cheese, load_published_tables, to_categories
+from mlm_utils.data import (
+    check_table,
+    load_benchmark,
+    load_cheese,
+    load_published_tables,
+    to_categories,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -201,6 +207,15 @@ def test_a_good_table_is_accepted(labels):
 
 def test_columns_not_named_are_not_checked():
     check_table(table_with(z=[np.nan, np.inf]), numeric=["y"], categorical=["g"])
+
+
+def test_a_benchmark_is_read_and_another_refused(monkeypatch, tmp_path, refuses):
+    monkeypatch.setattr("mlm_utils.data._tables", lambda: tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "rows.json").write_text('{"machine": {"cores": 2}}')
+    assert load_benchmark("rows") == {"machine": {"cores": 2}}
+    with refuses(ValueError, "'columns'", "['rows']"):
+        load_benchmark("columns")
 
 
 def test_to_categories_keeps_rows_and_the_stated_order():
