@@ -38,10 +38,10 @@ DRAWS = 400  # of an approximation
 POINTS, DF = 2_000, 10  # draws of the population for the exact answer, and the tails they have
 # Guide, whether by batches, steps, learning rate.
 RUNS = (
-    ("mean-field", False, 1_000, 0.02),
-    ("mean-field", True, 6_000, 0.02),
-    ("low-rank", False, 1_000, 0.02),
-    ("structured", False, 400, 0.05),
+    ("mean-field", False, 1_500, 0.05),
+    ("mean-field", True, 6_000, 0.05),
+    ("low-rank", False, 700, 0.05),
+    ("structured", False, 600, 0.05),
     ("structured", True, 3_000, 0.02),
 )
 

@@ -61,7 +61,7 @@ from mlm_utils.sampling import (
 GUIDES = ("mean-field", "low-rank", "structured")
 RANK = 10  # directions of a low-rank guide
 INIT_SCALE = 0.1  # sd of every number at the first step
-FINAL_RATE = 0.01  # learning rate of the last step, relative to that of the first
+FINAL_RATE = 0.001  # learning rate of the last step, relative to that of the first
 FLAT = 1.0  # nats: by how much the loss may still fall and count as flat
 ROUNDING = 1e-8  # a smaller relative departure is rounding
 MAX_ERRORS = 3.0  # standard errors of a fall that may be noise
@@ -101,7 +101,7 @@ def approximate(
     steps : int
         Number of steps, at least 80.
     learning_rate : float
-        Adam's, for the first half of the steps; it then falls to a hundredth.
+        Adam's, for the first half of the steps; it then falls to a thousandth.
     newton : int
         Newton steps from zero to the mode of a group's effects, in a structured guide. One is
         exact where the effects are normal given the population.

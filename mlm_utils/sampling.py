@@ -4,6 +4,7 @@ The gate: max R-hat <= 1.01, min bulk and tail ESS >= 400, no divergence. A fit 
 it raises :class:`ConvergenceError`; a fit shown as an exhibit of failure must miss it.
 """
 
+import atexit
 import contextlib
 import hashlib
 import inspect
@@ -336,6 +337,8 @@ def _flatten(array):
 def open_ledger(chapter: str) -> None:
     """Name the chapter whose fits follow and, while the book builds, clear its old records.
 
+    A build is told as well, when the process ends, how long the page compiled in all.
+
     Parameters
     ----------
     chapter : str
@@ -357,6 +360,10 @@ def open_ledger(chapter: str) -> None:
     if folder:
         for old in Path(folder).glob(f"{chapter}.*.json"):
             old.unlink()
+        page, path = contextlib.ExitStack(), Path(folder, f"{chapter}.compiling")
+        compiling = page.enter_context(_compile_seconds())  # outside of fits as well
+        page.callback(lambda: path.parent.is_dir() and path.write_text(f"{compiling[0]:.3f}\n"))
+        atexit.register(page.close)
 
 
 def _check_call(model, arguments, key, labels):
@@ -466,10 +473,16 @@ def _someone_watches() -> bool:
 @contextlib.contextmanager
 def _compile_seconds():
     """Sum the seconds JAX spends compiling inside the block, in a list of one."""
-    total = [0.0]
+    total, spans = [0.0], []
 
     def add(event, duration, **_):
         if event.startswith("/jax/core/compile/"):
+            end = time.perf_counter()
+            start = end - duration
+            while spans and spans[-1][0] >= start:  # a step of this one
+                first, last = spans.pop()
+                total[0] -= last - first
+            spans.append((start, end))
             total[0] += duration
 
     jax.monitoring.register_event_duration_secs_listener(add)

@@ -15,6 +15,7 @@ from numpyro.optim import Adam
 from mlm_utils import models
 from mlm_utils.approximation import GUIDES, Problem, approximate
 from mlm_utils.sampling import ConvergenceError, summary
+from mlm_utils.terms import Prior, ScalePrior, Term
 
 KEY = jax.random.key(1)
 ALPHA_SD, TAU, SIGMA = 3.0, 1.5, 1.0
@@ -94,10 +95,10 @@ def test_the_bound_is_below_the_evidence_and_met_by_the_structured_guide(found):
     assert elbo["mean-field"] < evidence - 0.3
 
 
-def losses(guide, batch, count, params=None):
+def losses(guide, batch, count, params=None, model=known_scales, arguments=None, plate="group"):
     """Return estimates of the loss at one place, one a key, and the place."""
-    arguments = made_up()
-    problem = Problem(known_scales, arguments, guide=guide, batch=batch)
+    arguments = arguments or made_up()
+    problem = Problem(model, arguments, guide=guide, batch=batch, plate=plate)
     model, guide = problem.of(problem.data)
     svi = SVI(model, guide, Adam(0.1), Trace_ELBO())
     if params is None:
@@ -125,6 +126,49 @@ def test_a_batch_estimates_the_loss_of_all_groups_without_bias(guide):
     error = np.hypot(by_batch.std(), of_all.std()) / np.sqrt(20_000)
     assert error < 0.02 * of_all.mean()
     assert abs(by_batch.mean() - of_all.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("model", [models.varying_intercept_slope, models.multilevel])
+def test_a_batch_estimates_the_loss_of_the_models_of_the_book(model):
+    """The plate of the groups lies in two dimensions of the one, and in a term of the other."""
+    rng = np.random.default_rng(6)
+    arguments = made_up()
+    idx, y = arguments["idx"], arguments["y"]
+    X, plate = rng.normal(size=(len(idx), 2)), "group"
+    if model is models.multilevel:
+        term, plate = Term("rater", idx, N_GROUPS, X), "rater"
+        scale = ScalePrior("half-normal", 2.0)
+        prior = Prior(np.zeros(2), np.ones(2), scale, {"rater": scale})
+        arguments = {"X": X, "terms": (term,), "y": y, "prior": prior}
+    else:
+        arguments |= {"X": X, "n_groups": N_GROUPS + 1, "y_mean": 2.0, "y_sd": 1.5}  # one is empty
+    options = {"model": model, "arguments": arguments, "plate": plate}
+    by_batch, params = losses("structured", 2, 20_000, **options)
+    of_all, _ = losses("structured", None, 20_000, params, **options)
+    error = np.hypot(by_batch.std(), of_all.std()) / np.sqrt(20_000)
+    assert error < 0.02 * of_all.mean()
+    assert abs(by_batch.mean() - of_all.mean()) < 4 * error
+
+
+def counts(idx, y=None, *, n_groups):
+    """Draw numbers of successes, which are not normal given the population."""
+    alpha = numpyro.sample("alpha", dist.Normal(0.0, 1.0))
+    with numpyro.plate("group", n_groups):
+        alpha_j = numpyro.sample("alpha_j", dist.Normal(0.0, 1.0))
+    with numpyro.plate("row", idx.shape[0]):
+        numpyro.sample("y", dist.Poisson(jnp.exp(alpha + alpha_j[idx])), obs=y)
+
+
+def test_newton_steps_lead_to_the_mode_of_effects_that_are_not_normal():
+    arguments = made_up() | {"y": np.arange(len(made_up()["idx"])) % 6}
+    problem = Problem(counts, arguments, guide="structured", newton=12)
+    alpha = 0.3
+    move, log_scale = problem._given({"alpha": jnp.asarray(alpha)}, problem.data, None)
+    mode = np.asarray(move(jnp.zeros((N_GROUPS, 1))))[:, 0]
+    idx, y = arguments["idx"], arguments["y"]
+    expected = np.bincount(idx, np.exp(alpha + mode[idx]))
+    np.testing.assert_allclose(np.bincount(idx, y) - expected - mode, 0.0, atol=1e-9)
+    np.testing.assert_allclose(log_scale, -0.5 * np.log1p(expected), rtol=1e-9)
 
 
 @pytest.mark.parametrize("guide", ["mean-field", "structured"])
@@ -194,6 +238,22 @@ def test_a_model_without_an_outcome_is_refused(refuses):
 def test_a_batch_of_a_model_whose_rows_have_no_groups_is_refused(refuses):
     with refuses(ValueError, "eight_schools", "must take one idx"):
         approximate(models.eight_schools, {"se": np.ones(5), "y": np.ones(5)}, key=KEY, batch=2)
+
+
+def test_a_batch_of_a_model_that_is_no_sum_over_rows_is_refused(refuses):
+    def total(idx, y=None, *, n_groups):
+        alpha = numpyro.sample("alpha", dist.Normal(0.0, 1.0))
+        with numpyro.plate("group", n_groups):
+            alpha_j = numpyro.sample("alpha_j", dist.Normal(alpha, 1.0))
+        numpyro.sample("y", dist.Normal(alpha_j[idx].sum(), 1.0), obs=y)
+
+    with refuses(ValueError, "total", "one value a row", "(16,)"):
+        approximate(total, made_up() | {"y": 3.0}, key=KEY, batch=2)
+
+
+def test_a_weighted_model_is_refused(refuses):
+    with refuses(ValueError, "weights the density of ['alpha', 'alpha_j', 'y']"):
+        approximate(numpyro.handlers.scale(known_scales, scale=0.5), made_up(), key=KEY)
 
 
 def mixed(idx, y=None, *, n_groups):

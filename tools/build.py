@@ -93,7 +93,7 @@ def main() -> int:
     fits = read_fits(build)
     problems += [problem for page in executed.values() for problem in page["problems"]]
     problems += [problem for fit in fits for problem in judge(fit, executed)]
-    print(f"\n{times(executed, fits)}")
+    print(f"\n{times(executed, fits, build / 'fits')}")
     clock.append(time.perf_counter())
     checks, executing, sphinx = clock[1] - clock[0], clock[2] - clock[1], clock[3] - clock[2]
     checks += clock[4] - clock[3]
@@ -148,7 +148,8 @@ def digest(source: Path, *patterns: str) -> str:
 
 def forget_stale_pages(source: Path, build: Path) -> None:
     """Remove all executions if what pages use has changed since."""
-    uses = digest(source, "mlm_utils/**/*.py", "data/*.csv", "data/*.toml", "requirements.lock")
+    tables = [f"data/**/*.{ending}" for ending in ("csv", "json", "toml")]
+    uses = digest(source, "mlm_utils/**/*.py", *tables, "requirements.lock")
     key = build / "execution-key"
     # Records of a chapter without a page: the page that wrote them must do so again to be caught.
     chapters = {path.name.split(".")[0] for path in (build / "fits").glob("*.json")}
@@ -331,16 +332,17 @@ def table(pages: dict, fits: list[dict]) -> str:
     return columns(rows)
 
 
-def times(pages: dict, fits: list[dict]) -> str:
-    """Return where the time of each page's last execution went, and the share of the fits."""
+def times(pages: dict, fits: list[dict], ledger: Path) -> str:
+    """Return where the time of each page's last execution went, and the share of JAX and fits."""
     rows = [("page", "seconds", "start-up", "compiling", "sampling", "other")]
     figures = []
     for chapter, page in pages.items():
         if page["seconds"] is not None:
             own = [fit for fit in fits if fit["chapter"] == chapter]
+            said = ledger / f"{chapter}.compiling"  # not of a page without mlm_utils
             parts = [
                 page["startup"],
-                sum(fit["seconds_compile"] for fit in own),
+                float(said.read_text()) if said.exists() else 0.0,
                 sum(fit["seconds_sample"] for fit in own),
             ]
             figures.append([page["seconds"], *parts, page["seconds"] - sum(parts)])
@@ -350,7 +352,7 @@ def times(pages: dict, fits: list[dict]) -> str:
     total = [sum(figure) for figure in zip(*figures, strict=True)]
     rows.append(("all pages", *(f"{figure:.1f}" for figure in total)))
     share = (total[2] + total[3]) / total[0]
-    return f"{columns(rows)}\nThe fits compile or sample during {share:.0%} of it."
+    return f"{columns(rows)}\nJAX compiles, or a fit samples, during {share:.0%} of it."
 
 
 def columns(rows: list[tuple]) -> str:
