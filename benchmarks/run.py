@@ -63,6 +63,7 @@ def main() -> int:
                     results["runs"].append(bench.sample(engine, problem, seed))
         for problem in options.problems:
             results["densities"] += bench.densities(problem, options.engines)
+    results["crashes"] = bench.crashes
     results["agreement"] = verdict.agreement(results["runs"])
     results["ratios"] = verdict.ratios(results["runs"])
     results["machine"]["load_at_end"] = describe()["load"]
@@ -87,6 +88,7 @@ class Bench:
     def __init__(self, folder: Path, length: int):
         self.folder, self.length = folder, length
         self.compiled = {}  # problem -> seconds that Stan took for its program
+        self.crashes = []  # processes that a signal ended, and that were started again
         for name in PROBLEMS:
             (folder / f"{name}.data").write_text(json.dumps(plain_data(name)), encoding="utf-8")
 
@@ -131,17 +133,15 @@ class Bench:
         return found
 
     def _start(self, task, engine, problem, *options) -> float:
-        """Run an engine to its end and return the seconds this took."""
-        keep = engine == "stan"
-        caches = self.folder / ("stan" if keep else "caches")
-        if not keep:
-            shutil.rmtree(caches, ignore_errors=True)
+        """Run an engine to its end and return the seconds this took, of the run that ended well."""
+        caches = self.folder / ("stan" if engine == "stan" else "caches")
         environment = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("JAX_", "MLM_", "NUMBA_", "PYTENSOR_"))
         }
         environment |= {
+            "PYTHONFAULTHANDLER": "1",
             "PYTHONPATH": str(HERE.parent),
             "XDG_CACHE_HOME": str(caches),
             "NUMBA_CACHE_DIR": str(caches / "numba"),
@@ -149,19 +149,26 @@ class Bench:
         }
         data, out = self.folder / f"{problem}.data", self.folder / "out.json"
         command = [sys.executable, HERE / "engines.py", task, engine, problem, data, out, *options]
-        start = time.perf_counter()
-        done = subprocess.run(
-            list(map(str, command)),
-            cwd=self.folder,  # httpstan leaves files where it runs
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        seconds = time.perf_counter() - start
-        if done.returncode:
-            raise RuntimeError(f"{engine} failed on {problem}:\n{done.stderr[-3000:]}")
-        return seconds
+        for attempt in range(2):
+            if engine != "stan":
+                shutil.rmtree(caches, ignore_errors=True)
+            start = time.perf_counter()
+            done = subprocess.run(
+                list(map(str, command)),
+                cwd=self.folder,  # httpstan leaves files where it runs
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            seconds = time.perf_counter() - start
+            if done.returncode == 0:
+                return seconds
+            said = f"{engine} on {problem} ended with {done.returncode}:\n{done.stderr[-3000:]}"
+            if done.returncode > 0 or attempt:
+                raise RuntimeError(said)
+            print(said, flush=True)  # a signal: recorded, and tried once more
+            self.crashes.append({"engine": engine, "problem": problem, "signal": -done.returncode})
 
 
 def diagnose(draws) -> dict:

@@ -22,6 +22,7 @@ groups, with all their rows, and multiply what they add by ``n_groups / batch``:
 batches is the gradient of all.
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -33,15 +34,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from arviz_stats.base import array_stats
+from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.util import sum_rightmost
 from numpyro.infer import SVI, Trace_ELBO, init_to_median
-from numpyro.infer.autoguide import (
-    AutoLowRankMultivariateNormal,
-    AutoMultivariateNormal,
-    AutoNormal,
-)
-from numpyro.infer.util import log_density
+from numpyro.infer.util import initialize_model, log_density
 from numpyro.optim import Adam
 from numpyro.primitives import Messenger
 from xarray import Dataset, DataTree
@@ -60,7 +58,7 @@ from mlm_utils.sampling import (
 
 GUIDES = ("mean-field", "low-rank", "structured")
 RANK = 10  # directions of a low-rank guide
-INIT_SCALE = 0.1  # sd of every number at the first step
+INIT_SCALE = 0.001  # sd of every number at the first step: sds grow faster than they shrink
 FINAL_RATE = 0.001  # learning rate of the last step, relative to that of the first
 FLAT = 1.0  # nats: by how much the loss may still fall and count as flat
 ROUNDING = 1e-8  # a smaller relative departure is rounding
@@ -220,18 +218,18 @@ class Problem:
         sites = _trace(model, arguments)
         if weighted := [site["name"] for site in sites if site["scale"] is not None]:
             raise ValueError(f"{_name(model)} weights the density of {weighted}: leave weights out")
-        self._latent = [site["name"] for site in sites if not site["is_observed"]]
+        self._densities = {s["name"]: s["fn"] for s in sites if not s["is_observed"]}
         self._by_group = guide == "structured" or batch is not None
         self._find_groups(sites, plate)
         rows = None if batch is None else self._lay_out(arguments, sites)
         leaves, self._rebuild = _split(arguments)
         self.data = leaves, rows
+        self._find_start()
         if guide == "structured":
             self._check_apart()
 
     def of(self, data):
         """Return the model and the guide, functions without arguments, for these data."""
-        auto = self._lay_out_guide(data)
 
         def choose():
             """Choose groups without replacement; the model sees those that the guide chose."""
@@ -240,45 +238,87 @@ class Problem:
             with numpyro.plate("_batch", self._n_groups, subsample_size=self._batch) as j:
                 return j
 
-        return (lambda: self._run(data, choose())), (lambda: self._guide(data, auto, choose()))
+        return (lambda: self._run(data, choose())), (lambda: self._guide(data, choose()))
 
     def draw(self, key, params, data):
         """Draw all sites from the guide; return them and log p(y, draw) - log q(draw)."""
-        auto = self._lay_out_guide(data)
-        seeded = handlers.seed(lambda: self._guide(data, auto, None), key)
+        seeded = handlers.seed(lambda: self._guide(data, None), key)
         log_q, trace = log_density(seeded, (), {}, params)
-        values = {name: trace[name]["value"] for name in self._latent}
+        values = {name: trace[name]["value"] for name in self._densities}
         log_p, trace = log_density(self._run, (data,), {}, values)
         kept = [n for n, s in trace.items() if n in values or s["type"] == "deterministic"]
         return {name: trace[name]["value"] for name in kept}, log_p - log_q
 
-    def _lay_out_guide(self, data):
-        """Return the guide of all sites, or of those that are not drawn group by group."""
-        model = _Unplated(lambda: self._run(data))
-        if self._by_group:
-            model = handlers.block(handlers.seed(model, 0), hide=list(self._local))
-        options = {"init_loc_fn": init_to_median, "init_scale": INIT_SCALE}
-        if self._kind == "low-rank":
-            return AutoLowRankMultivariateNormal(model, rank=RANK, **options)
-        family = AutoNormal if self._kind == "mean-field" else AutoMultivariateNormal
-        return family(model, **options)
-
-    def _guide(self, data, auto, j):
+    def _guide(self, data, j):
         """Draw the population, then the effects of all groups or of some, which count for all."""
-        population = auto()
+        auxiliary = {"is_auxiliary": True}
+        drawn = numpyro.sample("_population", self._population(), infer=auxiliary)
+        population = self._emit(self._unravel(drawn))
         if not self._by_group:
             return
         given = self._independent if self._kind == "mean-field" else self._given
         move, log_scale = given(population, data, j)
         with handlers.scale(scale=self._n_groups / len(log_scale)):
-            shape = len(log_scale), self._width
-            auxiliary = {"is_auxiliary": True}
-            z = numpyro.sample("_z", dist.Normal().expand(shape).to_event(1), infer=auxiliary)
-            lines = dist.Delta(move(z), -log_scale, event_dim=1)
-            effects, stretch = self._constrain(numpyro.sample("_lines", lines, infer=auxiliary))
-            for name, value in effects.items():
-                inside = jnp.ndim(value) - jnp.ndim(stretch[name])
-                numpyro.sample(name, dist.Delta(value, -stretch[name], inside))
+            standard = dist.Normal().expand((len(log_scale), self._width)).to_event(1)
+            z = numpyro.sample("_z", standard, infer=auxiliary)
+            moved = dist.Delta(move(z), -log_scale, event_dim=1)
+            self._emit(self._by_site(numpyro.sample("_lines", moved, infer=auxiliary)))
+
+    def _population(self):
+        """Return the normal of all numbers that are not drawn group by group."""
+        size = len(self._start)
+        loc = numpyro.param("loc", self._start)
+        positive = constraints.softplus_positive
+        scale = numpyro.param("scale", jnp.full(size, INIT_SCALE), constraint=positive)
+        if self._kind == "mean-field":
+            return dist.Normal(loc, scale).to_event(1)
+        if self._kind == "low-rank":
+            factor = numpyro.param("factor", jnp.zeros((size, min(RANK, size))))
+            return dist.LowRankMultivariateNormal(loc, scale[:, None] * factor, scale**2)
+        below = numpyro.param("below", jnp.zeros((size, size)))
+        root = scale[:, None] * (jnp.tril(below, -1) + jnp.eye(size))
+        return dist.MultivariateNormal(loc, scale_tril=root)
+
+    def _emit(self, unconstrained):
+        """Sample each site where its real numbers put it; return its value."""
+        values, stretch = self._constrain(unconstrained)
+        for name, value in values.items():
+            inside = self._densities[name].event_dim
+            numpyro.sample(name, dist.Delta(value, -stretch[name], event_dim=inside))
+        return values
+
+    def _constrain(self, unconstrained):
+        """Return the values of sites, and the log of how much they stretch real numbers."""
+        values, stretch = {}, {}
+        for name, u in unconstrained.items():
+            transform = biject_to(self._densities[name].support)
+            values[name] = transform(u)
+            log_det = transform.log_abs_det_jacobian(u, values[name])
+            batch_dim = jnp.ndim(values[name]) - self._densities[name].event_dim
+            stretch[name] = sum_rightmost(log_det, jnp.ndim(log_det) - batch_dim)
+        return values, stretch
+
+    def _by_site(self, lines):
+        """Return real numbers, a line a group, as those of each site."""
+        sites, start = {}, 0
+        for name, (axis, shape) in self._local.items():
+            stop = start + int(np.prod(shape))
+            sites[name] = jnp.moveaxis(lines[:, start:stop].reshape(-1, *shape), 0, axis)
+            start = stop
+        return sites
+
+    def _find_start(self):
+        """Set where the population starts: at medians of draws from the prior."""
+
+        @jax.jit
+        def start(key, data):
+            model = functools.partial(self._run, data)
+            return initialize_model(key, model, init_strategy=init_to_median).param_info.z
+
+        values = start(jax.random.key(0), self.data)
+        apart = self._local if self._by_group else ()
+        population = {name: value for name, value in values.items() if name not in apart}
+        self._start, self._unravel = ravel_pytree(population)
 
     def _find_groups(self, sites, plate):
         """Find the effects of the groups, and how they lie in arrays."""
@@ -289,7 +329,7 @@ class Problem:
             for site, frame in frames
             if frame.name == plate and not site["is_observed"]
         ]
-        if self._by_group and not 0 < len(local) < len(self._latent):
+        if self._by_group and not 0 < len(local) < len(self._densities):
             raise ValueError(
                 f"plate is {plate!r} and {_name(self._program)} has the plates {sorted(sizes)}: "
                 "name the one of the groups, in which some parameters lie, but not all"
@@ -298,11 +338,10 @@ class Problem:
         self._local = {}
         for site, dim in local:
             transform = biject_to(site["fn"].support)
-            shape = np.shape(transform.inv(site["value"]))
-            axis = np.ndim(site["value"]) - site["fn"].event_dim + dim
-            rest = tuple(int(k) for k in np.delete(shape, axis))
-            self._local[site["name"]] = transform, axis, rest, site["fn"].event_dim
-        self._width = sum(int(np.prod(shape)) for _, _, shape, _ in self._local.values())
+            axis = dim - transform.domain.event_dim  # of the groups, on the real lines
+            shape = np.delete(np.shape(transform.inv(site["value"])), axis)
+            self._local[site["name"]] = axis, tuple(int(size) for size in shape)
+        self._width = sum(int(np.prod(shape)) for _, shape in self._local.values())
 
     def _lay_out(self, arguments, sites):
         """Return the numbers of the rows of each group, -1 where it has fewer than the largest."""
@@ -354,18 +393,6 @@ class Problem:
         with _CountFor(self._n_groups / len(j), self._local, flat >= 0):
             return self._program(**jax.tree.map_with_path(of_batch, arguments))
 
-    def _constrain(self, flat):
-        """Return the effects from a line a group, a site each, and the log of their stretch."""
-        effects, stretch, start = {}, {}, 0
-        for name, (transform, axis, shape, event_dim) in self._local.items():
-            stop = start + int(np.prod(shape))
-            u = jnp.moveaxis(flat[:, start:stop].reshape(-1, *shape), 0, axis)
-            effects[name], start = transform(u), stop
-            log_det = transform.log_abs_det_jacobian(u, effects[name])
-            inside = event_dim - (jnp.ndim(u) - jnp.ndim(log_det))
-            stretch[name] = log_det.sum(axis=tuple(range(-inside, 0)))
-        return effects, stretch
-
     def _independent(self, population, data, j):
         """Return how standard normals become effects whose means and sds are a group's own."""
         zeros = jnp.zeros((self._n_groups, self._width))
@@ -389,7 +416,7 @@ class Problem:
         """Return the gradient of the log density of the effects of groups and of their rows."""
 
         def height(lines):
-            effects, stretch = self._constrain(lines)
+            effects, stretch = self._constrain(self._by_site(lines))
             known = handlers.substitute(lambda: self._run(data, j), population | effects)
             with handlers.block():
                 trace = handlers.trace(known).get_trace()
@@ -409,7 +436,7 @@ class Problem:
     def _check_apart(self):
         """Refuse effects that are not independent between groups given the population."""
         trace = handlers.trace(handlers.seed(self._run, 0)).get_trace(self.data)
-        population = {n: trace[n]["value"] for n in self._latent if n not in self._local}
+        population = {n: trace[n]["value"] for n in self._densities if n not in self._local}
         v = jax.random.normal(jax.random.key(0), (self._n_groups, self._width))
 
         @jax.jit
@@ -453,14 +480,6 @@ def _backward(root, x):
     for a in reversed(range(len(root))):
         w[a] = (x[:, a] - sum(root[k][a] * w[k] for k in w)) / root[a][a]
     return jnp.stack([w[a] for a in range(len(root))], axis=1)
-
-
-class _Unplated(Messenger):
-    """Let a guide lay out arrays, whatever dimension a plate has in which of them."""
-
-    def process_message(self, msg):
-        if msg["type"] == "sample":
-            msg["cond_indep_stack"] = []
 
 
 class _CountFor(Messenger):

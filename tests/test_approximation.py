@@ -103,12 +103,8 @@ def losses(guide, batch, count, params=None, model=known_scales, arguments=None,
     svi = SVI(model, guide, Adam(0.1), Trace_ELBO())
     if params is None:
         params = svi.get_params(svi.init(KEY))
-        rng = np.random.default_rng(4)
-        params |= {
-            name: jnp.asarray(rng.normal(size=value.shape))
-            for name, value in params.items()
-            if name == "effects_loc"
-        }
+        if "effects_loc" in params:  # groups of which each has means of its own
+            params["effects_loc"] += np.random.default_rng(4).normal(size=(N_GROUPS, 1))
     one = jax.vmap(lambda key: Trace_ELBO().loss(key, params, model, guide))
     return np.asarray(jax.jit(one)(jax.random.split(jax.random.key(5), count))), params
 
@@ -118,10 +114,9 @@ def test_a_batch_estimates_the_loss_of_all_groups_without_bias(guide):
     by_batch, params = losses(guide, 2, 20_000)
     if guide == "structured":
         of_all = losses(guide, None, 20_000, params)[0]
-    else:  # without a batch this guide is NumPyro's, whose parameters have other names
-        loc, scale = params["effects_loc"][:, 0], params["effects_scale"][:, 0]
-        own = {"alpha_j_auto_loc": loc, "alpha_j_auto_scale": scale}
-        own |= {name: value for name, value in params.items() if name.startswith("alpha_auto")}
+    else:  # without a batch all numbers stand in one row
+        both = ("loc", "scale")
+        own = {what: jnp.append(params[what], params[f"effects_{what}"]) for what in both}
         of_all = losses(guide, None, 20_000, own)[0]
     error = np.hypot(by_batch.std(), of_all.std()) / np.sqrt(20_000)
     assert error < 0.02 * of_all.mean()

@@ -464,7 +464,11 @@ def test_chapter_has_no_markdown_footnote(stem):
 
 def test_data_holds_what_pages_read_and_its_description_only():
     names = {path.name for path in (ROOT / "data").iterdir()}
-    assert names == {"README.md", "planted_bugs.toml", *(f"{stem}.csv" for stem in SHA256)}
+    tables = {f"{stem}.csv" for stem in SHA256}
+    assert names == {"README.md", "benchmarks", "planted_bugs.toml", *tables}
+    pages = "".join(path.read_text(encoding="utf-8") for path in CHAPTERS.values())
+    for path in (ROOT / "data" / "benchmarks").iterdir():
+        assert f'load_benchmark("{path.stem}")' in pages
 
 
 @pytest.mark.parametrize("stem", SHA256)
