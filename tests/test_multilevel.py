@@ -839,8 +839,8 @@ def fitted(cheese):
         arguments,
         key=jax.random.key(1),
         labels=rows.labels,
-        warmup=600,
-        draws=600,
+        warmup=1000,
+        draws=1000,
         target_accept=0.9,
     )
     return Fitted(rows, arguments, posterior)
