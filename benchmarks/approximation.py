@@ -32,7 +32,6 @@ from mlm_utils.sampling import ConvergenceError, _compile_seconds
 
 GROUPS, BATCH = 100_000, 1_000
 TRUTH = {"alpha": 1.0, "beta": -0.5, "tau_alpha": 0.8, "tau_beta": 0.4, "sigma": 1.0}
-SCALES = ("tau_alpha", "tau_beta", "sigma")
 EFFECTS = ("alpha_j", "beta_j")
 DRAWS = 400  # of an approximation
 POINTS, DF = 2_000, 10  # draws of the population for the exact answer, and the tails they have

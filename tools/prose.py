@@ -23,8 +23,8 @@ from myst_parser.parsers.mdit import create_md_parser
 # What of a directive is prose: (its argument, its body). Any other directive is refused.
 DIRECTIVES = {
     **dict.fromkeys(["admonition", "exercise", "exercise-start"], (True, True)),
-    **dict.fromkeys(["important", "note", "seealso", "tip", "warning"], (True, True)),
-    **dict.fromkeys(["figure", "glossary", "solution"], (False, True)),
+    **dict.fromkeys(["important", "note", "seealso", "tab-item", "tip", "warning"], (True, True)),
+    **dict.fromkeys(["figure", "glossary", "solution", "tab-set"], (False, True)),
     **dict.fromkeys(["exercise-end", "image", "solution-end", "solution-start"], (False, False)),
     **dict.fromkeys(["bibliography", "footbibliography"], (False, False)),
     **dict.fromkeys(["code-block", "code-cell", "math"], (False, False)),
