@@ -358,7 +358,7 @@ def open_ledger(chapter: str) -> None:
     _chapter = chapter
     folder = os.environ.get(LEDGER_VARIABLE)
     if folder:
-        for old in Path(folder).glob(f"{chapter}.*.json"):
+        for old in Path(folder).glob(f"{chapter}.*"):
             old.unlink()
         page, path = contextlib.ExitStack(), Path(folder, f"{chapter}.compiling")
         compiling = page.enter_context(_compile_seconds())  # outside of fits as well
