@@ -10,7 +10,8 @@ from collections import defaultdict
 import numpy as np
 from scipy import stats
 
-GATE = {"max_rhat": 1.01, "min_ess": 400, "divergences": 0}
+from mlm_utils.sampling import MAX_RHAT, MIN_ESS
+
 BOOK = ("numpyro", "integrated")
 PEERS = ("blackjax", "pymc", "nutpie", "stan")
 FALSE_ALARM = 0.01  # chance that engines which agree are said to disagree, in all comparisons
@@ -20,12 +21,12 @@ CLOCKS = ("sampling", "whole")
 def misses(run: dict) -> list[str]:
     """Return what a run missed of the gate, in words."""
     found = []
-    if not run["max_rhat"] <= GATE["max_rhat"]:
+    if not run["max_rhat"] <= MAX_RHAT:
         found.append(f"R-hat {run['max_rhat']:.3f}")
     for kind in ("bulk", "tail"):
-        if not run[f"min_ess_{kind}"] >= GATE["min_ess"]:
+        if not run[f"min_ess_{kind}"] >= MIN_ESS:
             found.append(f"{kind} ESS {run[f'min_ess_{kind}']:.0f}")
-    if run["divergences"] > GATE["divergences"]:
+    if run["divergences"]:
         found.append(f"{run['divergences']} divergences")
     return found
 

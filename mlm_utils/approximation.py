@@ -44,6 +44,7 @@ from numpyro.optim import Adam
 from numpyro.primitives import Messenger
 from xarray import Dataset, DataTree
 
+from mlm_utils.arrow import table_of_groups
 from mlm_utils.compiled import _split
 from mlm_utils.design import check_number
 from mlm_utils.integration import _trace
@@ -366,13 +367,8 @@ class Problem:
                     f"batch is given: {said} must observe one value a row, and {site['name']} has "
                     f"shape {np.shape(site['value'])} beside idx of shape {idx.shape}"
                 )
-        sizes = np.bincount(idx, minlength=self._n_groups)
-        order = np.argsort(idx, kind="stable")
-        place = np.arange(len(idx)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        rows = np.full((self._n_groups, sizes.max()), -1)
-        rows[idx[order], place] = order
         self._n = len(idx)
-        return rows
+        return table_of_groups(np.arange(self._n), idx, self._n_groups, -1)
 
     def _run(self, data, j=None):
         """Run the model with all groups, or with the rows of these alone."""

@@ -107,8 +107,12 @@ class Arrow:
         row_block = np.where(names[np.minimum(place, len(names) - 1)] == label[: self.n], place, -1)
         alone = np.flatnonzero(row_block < 0)  # rows of border columns alone may go anywhere
         row_block[alone] = np.arange(len(alone)) % len(names)
-        blocks = _table(used, block, len(names), self.size)
-        return np.sort(border), blocks, _table(np.arange(self.n), row_block, len(names), self.n)
+        blocks = table_of_groups(used, block, len(names), self.size)
+        return (
+            np.sort(border),
+            blocks,
+            table_of_groups(np.arange(self.n), row_block, len(names), self.n),
+        )
 
     def _cost(self, division):
         """Return about how many multiplications a division costs."""
@@ -164,8 +168,25 @@ class Factored(NamedTuple):
         return u.at[arrow.border].set(border)
 
 
-def _table(items, group, n_groups, filler):
-    """Return the items of each group, a line a group, lines filled to one length."""
+def table_of_groups(items, group, n_groups, filler):
+    """Lay items out by group, lines filled to one length.
+
+    Parameters
+    ----------
+    items : array
+        Numbers, shape ``(n,)``.
+    group : array of int
+        Group of each, shape ``(n,)``.
+    n_groups : int
+        Number of groups, empty ones included.
+    filler : int
+        What stands where a group has fewer items than the largest.
+
+    Returns
+    -------
+    numpy.ndarray
+        A line a group, shape ``(n_groups, largest)``, items in their order.
+    """
     order = np.argsort(group, kind="stable")
     size = np.bincount(group, minlength=n_groups)
     position = np.arange(len(items)) - np.repeat(np.cumsum(size) - size, size)

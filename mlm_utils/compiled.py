@@ -90,16 +90,14 @@ def draw(
     while len(_programs) > KEPT:
         _programs.popitem(last=False)
     sample, finish = _programs[name]
-    rounds = [keys[i : i + size] for i in range(0, len(keys), size)]
-    if progress:
-        drawn = [_watched(program, some, rebuild(leaves)) for some in rounds]
-    else:
-        drawn = [sample(some, leaves) for some in rounds]
-    done = [finish(some, draws, leaves) for some, (draws, _) in zip(rounds, drawn, strict=True)]
-    done = [
-        groups | {"sample_stats": fields} for groups, (_, fields) in zip(done, drawn, strict=True)
-    ]
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(done))
+    rounds = []
+    for first in range(0, len(keys), size):
+        some = keys[first : first + size]
+        draws, fields = (
+            _watched(program, some, rebuild(leaves)) if progress else sample(some, leaves)
+        )
+        rounds.append(finish(some, draws, leaves) | {"sample_stats": fields})
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(rounds))
     return joined | {"sample_stats": _stats(joined["sample_stats"])}
 
 
