@@ -115,7 +115,8 @@ def watch(commands: dict[int, list[str]]) -> int:
         try:
             while running and (deadline is None or time.monotonic() < deadline):
                 time.sleep(POLL)
-                for number, process in list(running.items()):
+                # Of those that end together, one that was killed (status below 0) is the cause.
+                for number, process in sorted(running.items(), key=lambda one: one[1].poll() or 0):
                     if process.poll() is not None:
                         ended.append((number, process.returncode, time.monotonic() - start))
                         del running[number]
