@@ -25,10 +25,11 @@ from scipy.optimize import minimize
 
 import mlm_utils
 from mlm_utils.approximation import GUIDES, approximate
+from mlm_utils.compiled import compile_seconds
 from mlm_utils.data import load_eight_schools
 from mlm_utils.models import eight_schools, varying_intercept_slope
 from mlm_utils.quadrature import exact
-from mlm_utils.sampling import ConvergenceError, _compile_seconds
+from mlm_utils.sampling import ConvergenceError
 
 GROUPS, BATCH = 100_000, 1_000
 TRUTH = {"alpha": 1.0, "beta": -0.5, "tau_alpha": 0.8, "tau_beta": 0.4, "sigma": 1.0}
@@ -253,7 +254,7 @@ def compare(draws, mean, sd) -> dict:
 def timed(function):
     """Return what a function returns, and the seconds it compiled and ran."""
     start = time.perf_counter()
-    with _compile_seconds() as compiling:
+    with compile_seconds() as compiling:
         found = jax.block_until_ready(function())
     seconds = time.perf_counter() - start - compiling[0]
     return found, {"seconds_compile": round(compiling[0], 2), "seconds_run": round(seconds, 2)}

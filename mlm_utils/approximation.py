@@ -45,14 +45,13 @@ from numpyro.primitives import Messenger
 from xarray import Dataset, DataTree
 
 from mlm_utils.arrow import table_of_groups
-from mlm_utils.compiled import _split
+from mlm_utils.compiled import _split, compile_seconds
 from mlm_utils.design import check_number
 from mlm_utils.integration import _trace
 from mlm_utils.sampling import (
     ConvergenceError,
     _check_call,
     _check_count,
-    _compile_seconds,
     _name,
     _rows_digest,
 )
@@ -169,7 +168,7 @@ def approximate(
         return jax.lax.map(lambda key: problem.draw(key, params, data), keys)
 
     spent = {}
-    with _compile_seconds() as compiling:
+    with compile_seconds() as compiling:
         start = time.perf_counter()
         params, losses = jax.block_until_ready(run(run_key, problem.data))
         spent["run"] = time.perf_counter() - start - compiling[0]

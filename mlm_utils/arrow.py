@@ -15,6 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 CANDIDATES = 32  # borders that are tried
+UNROLLED = 16  # rows at most of a root that is written out: far faster than a call of LAPACK
+FEW = 25  # entries at most of a matrix product that is written out
 
 
 class Arrow:
@@ -77,20 +79,30 @@ class Arrow:
         Factored
         """
         n_border, width = len(self.border), self.blocks.shape[1]
-        both = jnp.column_stack([columns, residual])
-        both = jnp.concatenate([both, jnp.zeros((1, both.shape[1]))])[self.block_rows]
-        shared, own, r = both[..., :n_border], both[..., n_border:-1], both[..., -1:]
-        turned = own.swapaxes(1, 2)
-        root = jnp.linalg.cholesky(jnp.eye(width) + turned @ own)
-        right = jnp.concatenate([turned @ shared, turned @ r], axis=2)
-        solved = jax.scipy.linalg.solve_triangular(root, right, lower=True)
-        coupling, half = solved[..., :n_border], solved[..., -1]
-        rest = jnp.eye(n_border) + jnp.einsum("bhi,bhj->ij", shared, shared)
-        rest -= jnp.einsum("bwi,bwj->ij", coupling, coupling)
-        border_root = jnp.linalg.cholesky(rest)
-        border_right = jnp.einsum("bhi,bhj->i", shared, r) - jnp.einsum("bwi,bw->i", coupling, half)
-        border_half = jax.scipy.linalg.solve_triangular(border_root, border_right, lower=True)
-        return Factored(self, root, coupling, border_root, half, border_half)
+        shared = jnp.column_stack([columns[:, :n_border], residual])
+        both = self._lay_out(jnp.column_stack([columns[:, n_border:], shared]))
+        own = _rows_of_root(jnp.eye(width, both.shape[2]) + _products(both[..., :width], both))
+        coupling = own[..., width:].reshape(-1, n_border + 1)
+        rest = jnp.diag(jnp.append(jnp.ones(n_border), 0.0)) + _products(shared, shared)
+        rest -= _products(coupling, coupling)
+        border = _rows_of_root(rest[:n_border])
+        quadratic = rest[-1, -1] - border[:, -1] @ border[:, -1]
+        return Factored(self, own, border, quadratic)
+
+    def _lay_out(self, rows):
+        """Lay rows out by block, zeros where a block has fewer: (n, k) to (n_blocks, height, k)."""
+        where = np.zeros(self.n + 1, int)
+        where[self.block_rows] = np.arange(self.block_rows.size).reshape(self.block_rows.shape)
+
+        def gather(rows):
+            return jnp.pad(rows, [(0, 1), (0, 0)])[self.block_rows]
+
+        def back(_, found):  # a row has one place: its gradient is read there, not added up
+            return (found.reshape(-1, found.shape[-1])[where[:-1]],)
+
+        quick = jax.custom_vjp(gather)
+        quick.defvjp(lambda rows: (gather(rows), None), back)
+        return quick(rows)
 
     def _divide(self, rows, columns, border):
         """Return border, blocks and rows of the blocks, where these columns are the border."""
@@ -122,28 +134,33 @@ class Arrow:
 
 
 class Factored(NamedTuple):
-    """An arrow matrix ``P`` as the product of ``root`` and its transpose, and ``root^-1 A' r``."""
+    """An arrow matrix ``P = I + A' A`` as ``R' R``: rows of ``R`` and, beside, ``R'^-1 A' r``.
+
+    Attributes
+    ----------
+    arrow : Arrow
+        Where the entries stand.
+    own : jax.Array
+        Rows of the blocks, shape ``(n_blocks, width, width + n_border + 1)``.
+    border : jax.Array
+        Rows of the border, shape ``(n_border, n_border + 1)``.
+    quadratic : jax.Array
+        ``r' (I + A A')^-1 r``.
+    """
 
     arrow: Arrow
-    root: jax.Array
-    coupling: jax.Array
-    border_root: jax.Array
-    half: jax.Array
-    border_half: jax.Array
+    own: jax.Array
+    border: jax.Array
+    quadratic: jax.Array
 
     @property
     def log_root(self) -> jax.Array:
-        """The log determinant of the root."""
-        diagonals = jnp.diagonal(self.root, axis1=1, axis2=2), jnp.diagonal(self.border_root)
+        """The log determinant of ``R``."""
+        diagonals = jnp.diagonal(self.own, axis1=1, axis2=2), jnp.diagonal(self.border)
         return sum(jnp.log(diagonal).sum() for diagonal in diagonals)
 
-    @property
-    def half_square(self) -> jax.Array:
-        """Half of ``r' A P^-1 A' r``."""
-        return 0.5 * ((self.half**2).sum() + (self.border_half**2).sum())
-
     def draw(self, z) -> jax.Array:
-        """Return ``P^-1 A' r + root^-T z``: a draw of Normal(P^-1 A' r, P^-1), its mean at z = 0.
+        """Return ``P^-1 A' r + R^-1 z``: a draw of Normal(P^-1 A' r, P^-1), its mean at z = 0.
 
         Parameters
         ----------
@@ -155,17 +172,38 @@ class Factored(NamedTuple):
         jax.Array
             Shape ``(size,)``.
         """
-        arrow = self.arrow
+        arrow, width = self.arrow, self.own.shape[1]
+        n_border = len(self.border)
         border = jax.scipy.linalg.solve_triangular(
-            self.border_root.T, self.border_half + z[arrow.border], lower=False
+            self.border[:, :n_border], self.border[:, n_border] + z[arrow.border]
         )
-        own = self.half + jnp.append(z, 0.0)[arrow.blocks]
-        own -= self.coupling @ border
-        own = jax.scipy.linalg.solve_triangular(
-            self.root.swapaxes(1, 2), own[..., None], lower=False
-        )[..., 0]
+        own = self.own[..., -1] + jnp.append(z, 0.0)[arrow.blocks]
+        own -= self.own[..., width:-1] @ border
+        own = jax.scipy.linalg.solve_triangular(self.own[..., :width], own[..., None])[..., 0]
         u = jnp.zeros(arrow.size + 1).at[arrow.blocks].set(own)[:-1]
         return u.at[arrow.border].set(border)
+
+
+def _products(a, b):
+    """Return ``a' b``; that of a few columns is no matter for a call of a matrix product."""
+    if a.shape[-1] * b.shape[-1] <= FEW:
+        return (a[..., :, None] * b[..., None, :]).sum(axis=-3)
+    return a.swapaxes(-1, -2) @ b
+
+
+def _rows_of_root(rows):
+    """Return the first rows of ``R`` with ``R' R = M``, from those of ``M``: ``(..., k, m)``."""
+    k = rows.shape[-2]
+    if k > UNROLLED:
+        root = jnp.linalg.cholesky(rows[..., :k])
+        right = jax.scipy.linalg.solve_triangular(root, rows[..., k:], lower=True)
+        return jnp.concatenate([root.swapaxes(-1, -2), right], axis=-1)
+    found = [jnp.zeros((*rows.shape[:-2], 0, rows.shape[-1]))]
+    for j in range(k):
+        row = rows[..., :1, :] / jnp.sqrt(rows[..., :1, :1])
+        found.append(jnp.concatenate([jnp.zeros((*row.shape[:-1], j)), row], axis=-1))
+        rows = rows[..., 1:, 1:] - row[..., 1 : k - j].swapaxes(-1, -2) * row[..., 1:]
+    return jnp.concatenate(found, axis=-2)
 
 
 def table_of_groups(items, group, n_groups, filler):

@@ -5,11 +5,14 @@ arrays and decimal numbers among a model's arguments are handed to the program w
 it can run again on other data: another fold, another simulated table.
 """
 
+import contextlib
 import functools
 import hashlib
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -54,7 +57,7 @@ class Program(NamedTuple):
 
 def draw(
     program: Program, arguments: Mapping, keys: jax.Array, *, progress: bool = False
-) -> dict[str, dict]:
+) -> tuple[dict[str, dict], float]:
     """Draw chains, in parallel where there are devices for them.
 
     Parameters
@@ -70,9 +73,11 @@ def draw(
 
     Returns
     -------
-    dict
+    groups : dict
         Groups ``posterior``, ``sample_stats`` and, if wanted, ``log_likelihood``: site or figure ->
         array of shape ``(chains, draws, ...)``.
+    seconds : float
+        How long drawing took, without compiling.
     """
     leaves, rebuild = _split(arguments)
     try:
@@ -83,27 +88,52 @@ def draw(
     spread = next((x.sharding.mesh for x in leaves if _is_spread(x)), None)
     devices = 1 if spread else jax.local_device_count()
     size = max(k for k in range(1, devices + 1) if len(keys) % k == 0)
-    name = digest, size, spread
+    name = digest, size, spread, progress
     if name not in _programs:
-        _programs[name] = _compile(program, rebuild, spread)
+        _programs[name] = _compile(program, rebuild, spread, keys[:size], leaves, progress)
     _programs.move_to_end(name)
     while len(_programs) > KEPT:
         _programs.popitem(last=False)
     sample, finish = _programs[name]
-    rounds = []
-    for first in range(0, len(keys), size):
-        some = keys[first : first + size]
-        draws, fields = (
-            _watched(program, some, rebuild(leaves)) if progress else sample(some, leaves)
-        )
-        rounds.append(finish(some, draws, leaves) | {"sample_stats": fields})
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(rounds))
-    return joined | {"sample_stats": _stats(joined["sample_stats"])}
+    rounds, start = [], time.perf_counter()
+    with compile_seconds() as compiling:
+        for first in range(0, len(keys), size):
+            some = keys[first : first + size]
+            draws, fields = sample(some, leaves)
+            rounds.append(finish(some, draws, leaves) | {"sample_stats": fields})
+        rounds = jax.device_get(rounds)
+    seconds = time.perf_counter() - start - compiling[0]
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *rounds)
+    return joined | {"sample_stats": _stats(joined["sample_stats"])}, seconds
+
+
+@contextlib.contextmanager
+def compile_seconds():
+    """Sum the seconds JAX spends compiling inside the block, in a list of one."""
+    total, spans = [0.0], []
+
+    def add(event, duration, **_):
+        if event.startswith("/jax/core/compile/"):
+            end = time.perf_counter()
+            start = end - duration
+            while spans and spans[-1][1] > start:  # a step of this one, or beside it
+                first, last = spans.pop()
+                total[0] -= last - first
+                start = min(start, first)
+            spans.append((start, end))
+            total[0] += end - start
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+    try:
+        yield total
+    finally:
+        jax.monitoring.unregister_event_duration_listener(add)
 
 
 def _split(arguments):
     """Return what may change from run to run, and the function that puts it back."""
     leaves, structure = jax.tree.flatten(dict(arguments))
+    leaves = [float(leaf) if isinstance(leaf, float) else leaf for leaf in leaves]  # one type
     moves = [isinstance(leaf, np.ndarray | jax.Array | float) for leaf in leaves]
     fixed = [None if moving else leaf for leaf, moving in zip(leaves, moves, strict=True)]
 
@@ -140,8 +170,8 @@ def _digest(program, leaves, rebuild) -> str:
     return digest.hexdigest()
 
 
-def _compile(program, rebuild, spread):
-    """Return the functions that sample and finish chains; they compile when first called."""
+def _compile(program, rebuild, spread, keys, leaves, progress):
+    """Compile the functions that sample and finish chains, side by side."""
 
     def sample(key, leaves):
         mcmc = MCMC(_kernel(program), num_chains=1, progress_bar=False, **dict(program.length))
@@ -162,7 +192,13 @@ def _compile(program, rebuild, spread):
         everywhere = NamedSharding(spread, PartitionSpec())
         jit = functools.partial(jax.jit, out_shardings=everywhere)
         return _one_chain(jit(sample)), _one_chain(jit(finish))
-    return jax.pmap(sample, in_axes=(0, None)), jax.pmap(finish, in_axes=(0, 0, None))
+    sample, finish = jax.pmap(sample, in_axes=(0, None)), jax.pmap(finish, in_axes=(0, 0, None))
+    sample = sample.lower(keys, leaves)
+    finish = finish.lower(keys, sample.out_info[0], leaves)
+    if progress:
+        return lambda keys, leaves: _watched(program, keys, rebuild(leaves)), finish.compile()
+    with ThreadPoolExecutor(2) as pool:
+        return tuple(pool.map(lambda lowered: lowered.compile(), (sample, finish)))
 
 
 def _one_chain(function):

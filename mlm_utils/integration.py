@@ -11,8 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+from jax.scipy.special import ndtr, ndtri
 from numpyro import handlers
-from numpyro.distributions import ExpandedDistribution, Independent, MultivariateNormal, Normal
+from numpyro.distributions import (
+    ExpandedDistribution,
+    Exponential,
+    HalfCauchy,
+    HalfNormal,
+    Independent,
+    MultivariateNormal,
+    Normal,
+)
+from numpyro.infer.reparam import Reparam
 from numpyro.primitives import Messenger
 
 from mlm_utils.arrow import Arrow
@@ -46,8 +56,10 @@ class Integrated:
 
     Attributes
     ----------
-    normal : tuple of str
-        The sites that are integrated out, in the order of the model.
+    normal, scales : tuple of str
+        The sites that are integrated out, and the others, in the order of the model.
+    coordinates : dict of str to numpyro.infer.reparam.Reparam
+        The scales that NUTS had better draw as quantiles of their priors.
     size : int
         The length of ``u``: how many numbers a sampler need not move.
 
@@ -84,6 +96,12 @@ class Integrated:
         self.normal, self._shapes = tuple(shapes), shapes
         self.size = sum(int(np.prod(shape)) for shape in shapes.values())
         scales = {name: latent[name]["value"] for name in latent if name not in shapes}
+        self.scales = tuple(scales)
+        self.coordinates = {
+            name: NormalQuantile()
+            for name in scales
+            if _base(latent[name]["fn"]).__class__ in QUANTILES
+        }
         self._check_linear(said, scales)
         self._structure = self._find_structure(scales)
 
@@ -94,11 +112,7 @@ class Integrated:
         )
         with computed, _Standardised(self._split(jnp.zeros(self.size))):
             trace = handlers.trace(self._program).get_trace(**arguments)
-        scales = {
-            name: site["value"]
-            for name, site in trace.items()
-            if site["type"] == "sample" and not site["is_observed"]  # an integrated one is none
-        }
+        scales = {name: trace[name]["value"] for name in self.scales}
         numpyro.factor("y_integrated", self._solve(scales, arguments)[0])
 
     def complete(self, key: jax.Array, scales: Mapping, arguments: Mapping | None = None) -> dict:
@@ -173,8 +187,8 @@ class Integrated:
         columns = jax.vmap(spread)(self._structure.directions).T / sd[:, None]
         residual = (y - centre) / sd
         factored = self._structure.factor(columns, residual)
-        log_density = -0.5 * (residual @ residual + y.size * jnp.log(2 * jnp.pi))
-        log_density += factored.half_square - jnp.log(sd).sum() - factored.log_root
+        log_density = -0.5 * (factored.quadratic + y.size * jnp.log(2 * jnp.pi))
+        log_density -= jnp.log(sd).sum() + factored.log_root
         return log_density, factored
 
     def _split(self, u):
@@ -227,6 +241,38 @@ class Integrated:
         columns = [PROBES * k + part[0] for k, part in enumerate(found)]
         rows = [part[1] for part in found]
         return Arrow(np.concatenate(rows), np.concatenate(columns), (n, self.size))
+
+
+class NormalQuantile(Reparam):
+    """Draw a scale as the quantile of its prior at a standard normal number, ``<site>_normal``.
+
+    Where a scale may well be zero, the density of its logarithm has a long tail to the left, in
+    which a sampler dwells. That of the normal number has none.
+    """
+
+    def __call__(self, name, fn, obs):
+        """Return the site's value, computed from the normal number."""
+        base = _base(fn)
+        standard = Normal().expand(fn.shape()).to_event(fn.event_dim)
+        z = numpyro.sample(f"{name}_normal", standard)
+        return None, QUANTILES[type(base)](base, ndtr(-abs(z)), z > 0)
+
+
+def _half_normal(prior, tail, upper):
+    return -prior.scale * ndtri(jnp.where(upper, tail, 1.0 - tail) / 2)
+
+
+def _half_cauchy(prior, tail, upper):
+    tangent = jnp.tan(jnp.pi / 2 * tail)
+    return prior.scale * jnp.where(upper, 1 / tangent, tangent)
+
+
+def _exponential(prior, tail, upper):
+    return -jnp.where(upper, jnp.log(tail), jnp.log1p(-tail)) / prior.rate
+
+
+# Distribution -> its quantile, from the smaller tail's probability and whether it is the upper.
+QUANTILES = {HalfNormal: _half_normal, HalfCauchy: _half_cauchy, Exponential: _exponential}
 
 
 class _Standardised(Messenger):

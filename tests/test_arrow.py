@@ -50,7 +50,8 @@ def test_the_factor_is_that_of_the_dense_matrix(name):
     P = np.eye(size) + A.T @ A
     mean = np.linalg.solve(P, A.T @ residual)
     np.testing.assert_allclose(2 * factored.log_root, np.linalg.slogdet(P)[1], rtol=1e-11)
-    np.testing.assert_allclose(2 * factored.half_square, residual @ A @ mean, rtol=1e-10)
+    quadratic = residual @ np.linalg.solve(np.eye(24) + A @ A.T, residual)
+    np.testing.assert_allclose(factored.quadratic, quadratic, rtol=1e-10)
     none = jnp.zeros(size)
     np.testing.assert_allclose(factored.draw(none), mean, rtol=1e-10, atol=1e-12)
     root = jax.jacfwd(factored.draw)(none)
@@ -75,7 +76,7 @@ def test_cost_grows_with_the_groups_and_not_with_their_cube():
 
         def log_root(columns, residual):
             factored = arrow.factor(columns, residual)
-            return factored.log_root + factored.half_square
+            return factored.log_root + factored.quadratic
 
         return jax.jit(log_root).lower(*shapes).compile().cost_analysis()["flops"]
 

@@ -138,8 +138,8 @@ SECOND_PROCESS = """
 import jax, numpy as np
 import mlm_utils
 mlm_utils.setup()
-from mlm_utils import models, sampling
-with sampling._compile_seconds() as seconds:
+from mlm_utils import compiled, models, sampling
+with compiled.compile_seconds() as seconds:
     sampling.fit(
         models.two_level,
         {"idx": np.repeat(np.arange(4), 6), "n_groups": 4, "sigma": 1.0, "y": np.arange(24.0) % 5},
