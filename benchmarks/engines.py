@@ -79,6 +79,24 @@ def sample_integrated(name, data, options) -> Drawn:
     return sample_numpyro(name, data, options, target_accept=0.8, integrate=True)
 
 
+def sample_exact(name, data, options) -> Drawn:
+    """Draw independently by quadrature, as many as the other engines. All its work is sampling."""
+    import jax
+
+    import mlm_utils
+    from mlm_utils.compiled import compile_seconds
+    from mlm_utils.quadrature import exact
+
+    mlm_utils.setup(cache=False)
+    model, arguments, labels = book(name)
+    key, start = jax.random.key(options.seed), time.perf_counter()
+    with compile_seconds() as compiling:
+        found = exact(model, arguments, key=key, labels=labels, chains=CHAINS, draws=options.draws)
+    seconds = time.perf_counter() - start
+    draws = {site: values.to_numpy() for site, values in found["posterior"].items()}
+    return Drawn(draws, 0, compiling[0], seconds - compiling[0])
+
+
 def sample_blackjax(name, data, options) -> Drawn:
     """Draw with blackjax's NUTS and window adaptation from NumPyro's potential of the model."""
     import jax
@@ -298,7 +316,7 @@ def main() -> None:
         figures = work(options.problem, data)
     else:
         draws, *took = work(options.problem, data, options)
-        if work not in (sample_numpyro, sample_integrated):  # the book's fit has judged its draws
+        if work not in (sample_numpyro, sample_integrated):  # `fit` has judged its draws
             import arviz
 
             arviz.summary(arviz.from_dict({"posterior": draws}))

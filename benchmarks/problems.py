@@ -28,12 +28,15 @@ class Problem(NamedTuple):
     half : int
         Number of scales whose prior is half a symmetric density. Stan's program, which does not
         double it, lies ``half * log(2)`` below the others.
+    exact : bool
+        Whether `mlm_utils.quadrature.exact` answers it: at most three scales, and y normal.
     """
 
     sites: dict
     compared: tuple
     target_accept: float
     half: int
+    exact: bool
 
 
 J, K, RATERS, SCHOOLS = 2, 4, 20, 8  # J backgrounds, K cheeses
@@ -50,6 +53,7 @@ PROBLEMS = {
         ("alpha", "sigma", "tau", "beta", "alpha_j"),
         0.95,
         half=1,
+        exact=True,
     ),
     "varying_slope_published": Problem(
         {
@@ -61,6 +65,7 @@ PROBLEMS = {
         ("alpha", "sigma", "tau_j", "beta_j"),
         0.998,
         half=J,
+        exact=True,
     ),
     "varying_intercept_slope_published": Problem(
         {
@@ -74,6 +79,7 @@ PROBLEMS = {
         ("alpha", "sigma", "tau_alpha", "tau_j", "alpha_j", "beta_j"),
         0.998,
         half=1 + J,
+        exact=False,
     ),
     "raters": Problem(
         {
@@ -86,12 +92,14 @@ PROBLEMS = {
         ("beta", "sigma", "tau_rater", "L_Omega_rater", "b_rater"),
         0.9,
         half=1 + K,
+        exact=False,
     ),
     "eight_schools": Problem(
         {"mu": ("real", ()), "tau": ONE, "z": ("real", (SCHOOLS,))},
         ("mu", "tau", "theta"),
         0.95,
         half=1,
+        exact=True,
     ),
 }
 
