@@ -39,10 +39,10 @@ POINTS, DF = 2_000, 10  # draws of the population for the exact answer, and the 
 # Guide, whether by batches, steps, learning rate.
 RUNS = (
     ("mean-field", False, 1_500, 0.05),
-    ("mean-field", True, 6_000, 0.05),
-    ("low-rank", False, 700, 0.05),
-    ("structured", False, 600, 0.05),
-    ("structured", True, 3_000, 0.02),
+    ("mean-field", True, 3_000, 0.05),
+    ("low-rank", False, 400, 0.05),
+    ("structured", False, 1_200, 0.05),
+    ("structured", True, 6_000, 0.02),
 )
 
 

@@ -224,22 +224,45 @@ class Integrated:
             )
 
     def _find_structure(self, scales):
-        """Find which normal numbers each row involves, at scales of no special value."""
+        """Find which normal numbers each row involves, at scales of no special value.
+
+        Most often a row involves one number of each line along a site's longest axis: one group's.
+        Moving a line by ones and by 1, 2, 3, ... tells which; moving it at random, whether.
+        """
         n = jnp.size(self._arguments["y"])
 
         @jax.jit
-        def spreads(first):
+        def spreads(directions):
             def mean(u):
                 loc = self._run(u, scales, self._arguments)[1].loc
                 return jnp.broadcast_to(loc, (n,))
 
-            directions = first + jnp.arange(PROBES)[:, None] == jnp.arange(self.size)
-            _, spread = jax.linearize(mean, jnp.zeros(self.size))
-            return jax.vmap(spread)(directions.astype(float))
+            return jax.vmap(jax.linearize(mean, jnp.zeros(self.size))[1])(directions)
 
-        found = [np.nonzero(spreads(k)) for k in range(0, self.size, PROBES)]
-        columns = [PROBES * k + part[0] for k, part in enumerate(found)]
-        rows = [part[1] for part in found]
+        def move(line, amounts):
+            directions = np.zeros((len(amounts), self.size))
+            directions[:, line] = amounts
+            return np.asarray(spreads(directions))
+
+        rng, rows, columns, start = np.random.default_rng(1), [], [], 0
+        for shape in self._shapes.values():
+            own = np.atleast_1d(start + np.arange(int(np.prod(shape))).reshape(shape))
+            start += own.size
+            for line in np.moveaxis(own, np.argmax(own.shape), -1).reshape(-1, max(own.shape)):
+                ramp, random = np.arange(len(line)), rng.normal(size=len(line))
+                weight, place, moved = move(line, [np.ones(len(line)), ramp, random])
+                which = np.rint(place / np.where(weight == 0, 1.0, weight))
+                which = which.clip(0, len(line) - 1).astype(int)
+                size = abs(weight) + abs(moved)
+                if (abs(moved - weight * random[which]) <= ROUNDING * size).all():
+                    rows.append(np.flatnonzero(size))
+                    columns.append(line[which[rows[-1]]])
+                    continue
+                for first in range(0, len(line), PROBES):  # one by one
+                    some = first + np.arange(PROBES)[:, None] == np.arange(len(line))
+                    entry = np.nonzero(move(line, some))
+                    rows.append(entry[1])
+                    columns.append(line[first + entry[0]])
         return Arrow(np.concatenate(rows), np.concatenate(columns), (n, self.size))
 
 

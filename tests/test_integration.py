@@ -19,7 +19,7 @@ from test_multilevel import made_up
 from test_posterior import thirty_rows
 
 from mlm_utils import formulas, models
-from mlm_utils.integration import Integrated
+from mlm_utils.integration import Integrated, NormalQuantile
 from mlm_utils.sampling import fit
 
 KEY = jax.random.key(1)
@@ -242,3 +242,37 @@ def test_no_effect_can_be_centred_where_none_is_sampled(rows, refuses):
             centred={"alpha_j": 0.0},
             integrate=True,
         )
+
+
+@pytest.mark.parametrize(
+    ("prior", "by_scipy"),
+    [
+        (dist.HalfNormal(3.0), stats.halfnorm(scale=3.0)),
+        (dist.HalfCauchy(2.0), stats.halfcauchy(scale=2.0)),
+        (dist.Exponential(0.5), stats.expon(scale=2.0)),
+    ],
+)
+def test_a_scale_is_the_quantile_of_its_prior(prior, by_scipy):
+    def scale(z):
+        fixed = numpyro.handlers.substitute(data={"tau_normal": z})
+        with numpyro.handlers.reparam(config={"tau": NormalQuantile()}), fixed:
+            return numpyro.sample("tau", prior)
+
+    z = jnp.array([-7.0, -2.0, -0.3, 0.0, 0.5, 3.0, 8.0])
+    found, slope = jax.vmap(jax.value_and_grad(scale))(z)
+    np.testing.assert_allclose(by_scipy.logcdf(found)[:4], stats.norm.logcdf(z)[:4], rtol=1e-8)
+    np.testing.assert_allclose(by_scipy.logsf(found)[3:], stats.norm.logsf(z)[3:], rtol=1e-8)
+    np.testing.assert_allclose(slope, stats.norm.pdf(z) / by_scipy.pdf(found), rtol=1e-6)
+
+
+def test_many_groups_are_found_in_a_few_runs_of_the_model(monkeypatch):
+    runs = []
+    run = Integrated._run
+    monkeypatch.setattr(Integrated, "_run", lambda *given: runs.append(1) or run(*given))
+    groups = np.repeat(np.arange(3000, dtype=np.int32), 2)
+    y = np.random.default_rng(1).normal(size=6000)
+    arguments = {"idx": groups, "n_groups": 3000, "sigma": 2.0, "y": y}
+    with jax.disable_jit():
+        structure = Integrated(models.two_level, arguments)._structure
+    assert structure.blocks.shape == (3000, 1)
+    assert len(runs) < 10
