@@ -40,7 +40,7 @@ POINTS, DF = 2_000, 10  # draws of the population for the exact answer, and the 
 RUNS = (
     ("mean-field", False, 1_500, 0.05),
     ("mean-field", True, 3_000, 0.05),
-    ("low-rank", False, 400, 0.05),
+    ("low-rank", False, 1_500, 0.05),
     ("structured", False, 1_200, 0.05),
     ("structured", True, 6_000, 0.02),
 )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jax.scipy.special import ndtr, ndtri
+from jax.scipy.special import erfinv, ndtr, ndtri
 from numpyro import handlers
 from numpyro.distributions import (
     ExpandedDistribution,
@@ -278,11 +278,13 @@ class NormalQuantile(Reparam):
         base = _base(fn)
         standard = Normal().expand(fn.shape()).to_event(fn.event_dim)
         z = numpyro.sample(f"{name}_normal", standard)
-        return None, QUANTILES[type(base)](base, ndtr(-abs(z)), z > 0)
+        upper = z > 0
+        return None, QUANTILES[type(base)](base, ndtr(jnp.where(upper, -z, z)), upper)
 
 
 def _half_normal(prior, tail, upper):
-    return -prior.scale * ndtri(jnp.where(upper, tail, 1.0 - tail) / 2)
+    from_zero = jnp.sqrt(2.0) * erfinv(tail)
+    return prior.scale * jnp.where(upper, -ndtri(tail / 2), from_zero)
 
 
 def _half_cauchy(prior, tail, upper):
