@@ -1,17 +1,16 @@
 """The recorded comparison of engines: what was run is what the page shows, and they agree."""
 
 import ast
-import importlib
 import inspect
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpyro.infer.util import log_density
+from test_verdict import load, verdict
 
 from mlm_utils import models
 from mlm_utils.data import load_benchmark
@@ -21,15 +20,7 @@ BENCHMARKS = ROOT / "benchmarks"
 TOLERANCE = 1e-8
 
 
-def load(name):
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-problems, verdict = load("problems"), load("verdict")
+problems = load("problems")
 
 
 @pytest.fixture(scope="module")
