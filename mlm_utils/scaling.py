@@ -5,7 +5,7 @@ their means and their centred sums of squares and products alone. These are gath
 the rows are: from arrays, or by one Ibis expression from a table larger than memory, part by part
 if need be. What a gradient costs afterwards depends on the number of groups, not on that of rows.
 
-The sums of a group become rows again, :math:`k` of them for :math:`k` coefficients. Where
+The sums of a group become rows again, at most :math:`k` of them for :math:`k` coefficients. Where
 :math:`V_j` holds the rows' columns (constant, predictors) and :math:`y_j` their outcomes, let
 :math:`R_j` be the triangular factor with
 
@@ -17,8 +17,11 @@ The sums of a group become rows again, :math:`k` of them for :math:`k` coefficie
     \qquad \text{so that} \qquad
     \lVert y_j - V_j c \rVert^2 = \lVert r_j - R_j c \rVert^2 + e_j^2
 
-for all coefficients :math:`c`. :math:`(R_j, r_j)` are rows like any other: rotated ones. What is
-left, :math:`e_j^2`, tells of the residual sd alone.
+for all coefficients :math:`c`. :math:`(R_j, r_j)` are rows like any other: rotated ones. With the
+coefficients that vary over groups first, say :math:`q` of them, only the first :math:`q` rows tell
+one group from another. The others involve what all groups share, so those of all groups are rotated
+once more, into :math:`k - q` pooled rows. What is left, the sum of squares :math:`e^2`, tells of the
+residual sd alone.
 """
 
 import itertools
@@ -259,19 +262,24 @@ def rotate(
         )
     _check_spread(statistics)
     n, size = statistics.n, len(coefficients)
+    place = tuple(coefficients.index(name) for name in varying)
     # First the row of the means, then those of the deviations: together a triangular factor.
     factor = np.zeros((len(n), size + 1, size + 1))
     factor[:, 0, 0] = np.sqrt(n)
     factor[:, 0, 1:] = np.sqrt(n)[:, None] * statistics.mean
     factor[:, 1:, 1:] = _root(statistics.S)
-    above = np.triu_indices(size)
+    q = len(place)
+    factor = np.linalg.qr(factor[:, :, [*_varying_first(place, size), size]], mode="r")
+    pooled = np.linalg.qr(factor[:, q:, q:].reshape(-1, size + 1 - q), mode="r")
+    pooled = np.pad(pooled, [(0, size + 1 - q - len(pooled)), (0, 0)])
     arguments = {
-        "R": np.ascontiguousarray(factor[:, *above].T),
-        "y": factor[:, :size, size].T.ravel(),
-        "residual": float(np.sum(factor[:, size, size] ** 2)),
+        "R": np.ascontiguousarray(factor[:, *np.triu_indices(q, m=size)].T),
+        "pooled": pooled[:-1, :-1],
+        "y": np.append(factor[:, :q, size].T, pooled[:-1, -1]),
+        "residual": float(pooled[-1, -1] ** 2),
         "n": int(n.sum()),
         "group": statistics.group,
-        "varying": tuple(coefficients.index(name) for name in varying),
+        "varying": place,
         "correlated": correlated,
         "centred": centred,
         "prior": prior,
@@ -283,7 +291,7 @@ def rotate(
 
 
 def multilevel_from_statistics(
-    R, y=None, *, residual, n, group, varying, prior, correlated=False, centred=False
+    R, pooled, y=None, *, residual, n, group, varying, prior, correlated=False, centred=False
 ):
     r"""State the general multilevel model with one term, for rows that were added up.
 
@@ -292,7 +300,8 @@ def multilevel_from_statistics(
         \beta, \sigma, \tau, \Omega, z, b &\sim \text{as in } \texttt{multilevel} \\
         c_j &= \beta + \text{the effects } b_j \text{ of the coefficients that vary} \\
         r_j &\sim \text{Normal}(R_j c_j, \sigma) \\
-        \textstyle\sum_j e_j^2 &\text{ is the sum of the other } n - k J
+        r &\sim \text{Normal}(R \beta, \sigma) \\
+        e^2 &\text{ is the sum of the other } n - q J - (k - q)
             \text{ squares of Normal}(0, \sigma)
 
     Its density is that of :func:`mlm_utils.models.multilevel` at the rows themselves.
@@ -300,12 +309,17 @@ def multilevel_from_statistics(
     Parameters
     ----------
     R : array
-        Upper triangles :math:`R_j`, row after row, shape ``(k (k + 1) / 2, n_groups)``.
+        The first ``q`` rows of the upper triangles :math:`R_j`, whose columns are the ``q``
+        coefficients that vary and then the others, row after row without what is zero; shape
+        ``(q k - q (q - 1) / 2, n_groups)``.
+    pooled : array
+        Upper triangle :math:`R` of the ``k - q`` coefficients that do not vary, shape
+        ``(k - q, k - q)``.
     y : array, optional
-        The rotated outcome, :math:`r_{mj}` at place ``m * n_groups + j``, shape
-        ``(k * n_groups,)``; None to draw it.
+        The rotated outcome, :math:`r_{mj}` at place ``m * n_groups + j``, and then the pooled rows,
+        shape ``(q * n_groups + k - q,)``; None to draw it.
     residual : float
-        Sum of the :math:`e_j^2`, not negative.
+        Sum of the other squares :math:`e^2`, not negative.
     n : int
         Number of rows that were added up.
     group : str
@@ -327,21 +341,56 @@ def multilevel_from_statistics(
     Sample sites: those of ``multilevel``; ``y`` (rotated row) and ``residual`` (scalar) are
     observed. Fit it with ``pointwise=False``: rotated rows are no observations to be left out.
     """
-    k, term = _check_rotated(R, y, residual, n, group, varying, prior, correlated, centred)
-    n_groups = R.shape[1]
+    term = _check_rotated(R, pooled, y, residual, n, group, varying, prior, correlated, centred)
+    q, n_groups = len(varying), R.shape[1]
+    k = q + len(pooled)
     with numpyro.plate("coefficient", k):
         beta = numpyro.sample("beta", dist.Normal(prior.beta_mean, prior.beta_sd))
     sigma = numpyro.sample("sigma", scale_distribution(prior.sigma))
     b = group_effects(term, prior.tau[group], prior.eta)
-    # An array a coefficient, with the groups along it, is what a processor moves fastest.
-    effects = dict(zip(varying, jax.lax.split(b.T, [1] * len(varying)), strict=True))
-    c = [beta[m] + effects[m][0] if m in effects else beta[m] for m in range(k)]
-    mean = [0.0] * k
-    for place, (m, at) in enumerate(zip(*np.triu_indices(k), strict=True)):
-        mean[m] += R[place] * c[at]
-    with numpyro.plate("rotated_row", k * n_groups):
-        numpyro.sample("y", dist.Normal(jnp.concatenate(mean), sigma), obs=y)
-    numpyro.sample("residual", _SumOfSquares(n - k * n_groups, sigma), obs=residual)
+    # Arrays with the groups along them, and products of matrices, are what a processor does fastest.
+    order = np.array(_varying_first(varying, k))
+    effects = [b[:, varying.index(m)] for m in order[:q]]
+    mean, line = [], 0
+    for m in range(q):
+        triangle = R[line : line + k - m]
+        line += k - m
+        own = zip(triangle, effects[m:], strict=False)
+        mean.append(beta[order[m:]] @ triangle + sum(R_m * b_m for R_m, b_m in own))
+    rows = _Rows(jnp.concatenate([*mean, pooled @ beta[order[q:]]]), sigma)
+    numpyro.sample("y", rows, obs=y, infer={"event_dims": ["rotated_row"]})
+    n_other = n - q * n_groups - (k - q)
+    numpyro.sample("residual", _SumOfSquares(n_other, sigma), obs=residual)
+
+
+def _varying_first(varying, k):
+    """Return the numbers of the coefficients, those that vary first: the order of a triangle."""
+    return [*sorted(varying), *sorted(set(range(k)) - set(varying))]
+
+
+class _Rows(dist.Independent):
+    """Normal rows of one sd, whose log density is that of all of them, from one sum of squares.
+
+    Parameters
+    ----------
+    loc : array
+        Means, shape ``(n,)``.
+    sigma : float
+        The sd.
+    """
+
+    def __init__(self, loc, sigma, *, validate_args=None):
+        super().__init__(dist.Normal(loc, sigma), 1, validate_args=validate_args)
+
+    def log_prob(self, value):
+        """Return the log density of all rows."""
+        loc, sigma = self.base_dist.loc, self.base_dist.scale
+        return _log_density(jnp.size(value), jnp.sum((value - loc) ** 2), sigma[0])
+
+
+def _log_density(n, squares, sigma):
+    """Return the log density of `n` normal errors from the sum of their squares."""
+    return -0.5 * (n * jnp.log(2 * jnp.pi * sigma**2) + squares / sigma**2)
 
 
 class _SumOfSquares(dist.Distribution):
@@ -372,37 +421,39 @@ class _SumOfSquares(dist.Distribution):
 
     def log_prob(self, value):
         """Return the log density of the errors."""
-        variance = self.sigma**2
-        return -0.5 * (self.n * jnp.log(2 * jnp.pi * variance) + value / variance)
+        return _log_density(self.n, value, self.sigma)
 
 
-def _check_rotated(R, y, residual, n, group, varying, prior, correlated, centred):
-    """Check the arguments of the model; return the number of coefficients and the term."""
+def _check_rotated(R, pooled, y, residual, n, group, varying, prior, correlated, centred):
+    """Check the arguments of the model; return its term."""
     _check_array("R", R, ndim=2)
-    k = int(np.sqrt(2 * R.shape[0]))
-    if k * (k + 1) // 2 != R.shape[0]:
-        raise ValueError(f"R has {R.shape[0]} lines, which make no triangle: rotate() lays it out")
+    if getattr(pooled, "shape", None) != (0, 0):  # all vary
+        _check_array("pooled", pooled, ndim=2)
+    if pooled.shape[0] != pooled.shape[1]:
+        raise ValueError(f"pooled must be square, got shape {pooled.shape}: rotate() lays it out")
+    if not isinstance(varying, tuple) or not varying:
+        raise ValueError(f"varying must be a tuple of numbers of coefficients, got {varying!r}")
+    q = len(varying)
+    k = q + len(pooled)
+    if len(set(varying)) != q or not set(varying) <= set(range(k)):
+        raise ValueError(f"varying must hold different numbers 0 .. {k - 1}, got {varying!r}")
+    if (lines := q * k - q * (q - 1) // 2) != R.shape[0]:
+        raise ValueError(
+            f"R has {R.shape[0]} lines, and {k} coefficients of which {q} vary take {lines}: "
+            "rotate() lays it out"
+        )
     if y is not None:
-        _check_array("y", y, ndim=1, n=k * R.shape[1])
+        _check_array("y", y, ndim=1, n=q * R.shape[1] + k - q)
     check_number("residual", residual)
     if _is_known(residual) and residual < 0:
         raise ValueError(f"residual is {residual}: a sum of squares is not negative")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be the number of rows, a positive integer, got {n!r}")
-    if (
-        not isinstance(varying, tuple)
-        or not varying
-        or not set(varying) <= set(range(k))
-        or len(set(varying)) != len(varying)
-    ):
-        raise ValueError(
-            f"varying must be a tuple of different numbers 0 .. {k - 1}, got {varying!r}"
-        )
     # Coefficients as the rows of a design in which each has a column.
     X, none = np.eye(k), np.zeros(k, np.int32)
     term = Term(group, none, R.shape[1], X[:, list(varying)], correlated, centred)
     check_multilevel(X, (term,), prior=prior)
-    return k, term
+    return term
 
 
 def _check_spread(statistics):

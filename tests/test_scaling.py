@@ -159,7 +159,7 @@ def test_the_cost_of_a_gradient_depends_on_groups_not_rows():
         gradient = jax.jit(
             jax.grad(lambda point, given: log_density(model, (), given | fixed, point)[0])
         )
-        moving = {name: value for name, value in given.items() if name in ("X", "R", "y")}
+        moving = {name: value for name, value in given.items() if name in ("X", "R", "pooled", "y")}
         fixed = {name: value for name, value in given.items() if name not in moving}
         return gradient.lower(point, moving).cost_analysis()["flops"]
 
@@ -501,7 +501,8 @@ def test_arrays_and_columns_that_cannot_be_added_up_are_refused(refuses):
     ("change", "error", "says"),
     [
         ({"R": np.ones((9, 30))}, ValueError, "R has 9 lines"),
-        ({"y": np.ones(60)}, ValueError, "y must have shape (120,)"),
+        ({"pooled": np.ones((3, 2))}, ValueError, "pooled must be square"),
+        ({"y": np.ones(60)}, ValueError, "y must have shape (33,)"),
         ({"residual": -1.0}, ValueError, "a sum of squares is not negative"),
         ({"residual": np.nan}, ValueError, "residual must be finite"),
         ({"n": 2.5}, ValueError, "n must be the number of rows"),
