@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-mutants test-full test-engines bench lint lab notebooks lock clean
+.PHONY: help setup book test test-mutants test-full test-engines site-test bench lint lab notebooks lock clean
 PYTEST := $(PYTHON) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 help:        ## list the verbs
@@ -26,6 +26,9 @@ test-full: test-mutants ## run every test: all calibrations, the whole book twic
 test-engines: setup ## test what the other engines and Spark are given, in benchmarks/.venv
 	@sh benchmarks/setup.sh
 	@cd benchmarks && .venv/bin/python -m pytest -q --config-file=/dev/null --rootdir=. tests
+
+site-test: setup ## test the built site, its explorers and notebooks in a browser (after make book)
+	@$(PYTEST) --config-file=tests/site/pytest.ini --rootdir=tests/site tests/site
 
 bench: setup ## measure this book's fits beside other engines, and rows, machines, guides
 	@sh benchmarks/setup.sh

@@ -17,6 +17,9 @@ from mlm_utils.sampling import fit
 
 mlm_utils.setup(cache=True)
 
+# Those of the built site need a browser and a book: `make site-test`.
+collect_ignore = ["site"]
+
 # Tables that the tests fill with `record_property` and that are printed after the last of them.
 TABLES = {
     "density": ("model", "data", "points", "worst relative difference"),
