@@ -25,7 +25,7 @@ def serve(folder: Path) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             path = folder / unquote(urlsplit(self.path).path).lstrip("/")
             path, status = (path / "index.html" if path.is_dir() else path), 200
             if not path.is_file():
