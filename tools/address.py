@@ -46,6 +46,10 @@ class Address:
         place = f"{self.owner}/{self.name}/blob/{self.notebooks}/{chapter}.ipynb"
         return f"https://colab.research.google.com/github/{place}"
 
+    def raw(self, file: str) -> str:
+        """Return the address of a file that is published beside the notebooks."""
+        return f"https://raw.githubusercontent.com/{self.owner}/{self.name}/{self.notebooks}/{file}"
+
 
 def find(source: Path = SOURCE, environment: Mapping = os.environ) -> Address | None:
     """Return the book's address, or None where nothing tells it.

@@ -1,4 +1,8 @@
-"""Open the chapters in JupyterLab, as notebooks and not as text."""
+"""Open the chapters in JupyterLab, as notebooks and not as text.
+
+With ``--settings-only``, which Binder and conda use (`postBuild`), only make it so that the
+JupyterLab of this environment does; other options are JupyterLab's own.
+"""
 
 import json
 import os
@@ -6,17 +10,33 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-VIEWERS = {"defaultViewers": {"markdown": "Jupytext Notebook", "myst": "Jupytext Notebook"}}
+SETTINGS = {
+    "@jupyterlab/docmanager-extension:plugin": {
+        "defaultViewers": {"markdown": "Jupytext Notebook", "myst": "Jupytext Notebook"}
+    },
+    # A page without code names no kernel; opening it asks for none either.
+    "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},
+    # Neither ask for news nor look for a newer version: reading needs no network.
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 
 
 def main() -> None:
-    """Write the project's own JupyterLab setting and hand over to JupyterLab."""
+    """Write the settings of this environment's JupyterLab, and start it unless told not to."""
     settings = Path(sys.prefix, "share", "jupyter", "lab", "settings", "overrides.json")
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps({"@jupyterlab/docmanager-extension:plugin": VIEWERS}))
+    settings.write_text(json.dumps(SETTINGS))
+    if sys.argv[1:] == ["--settings-only"]:
+        return
     lab = Path(sys.executable).with_name("jupyter-lab")
+    # JupyterLab would take the folder of a file it is given for its root. The extensions are
+    # those of the lock; the manager would look for others in the registry.
+    options = [
+        "--LabApp.default_url=/lab/tree/chapters/intro.md",
+        "--LabApp.extension_manager=readonly",
+    ]
     os.chdir(ROOT)
-    os.execv(lab, [str(lab), "chapters/intro.md", *sys.argv[1:]])
+    os.execv(lab, [str(lab), *options, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
