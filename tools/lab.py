@@ -12,7 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "@jupyterlab/docmanager-extension:plugin": {
-        "defaultViewers": {"markdown": "Jupytext Notebook", "myst": "Jupytext Notebook"}
+        "defaultViewers": {"markdown": "Jupytext Notebook", "myst": "Jupytext Notebook"},
+        # Saving writes a chapter's captions and kernel in another form: a reader decides that.
+        "autosave": False,
     },
     # A page without code names no kernel; opening it asks for none either.
     "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},

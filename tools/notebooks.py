@@ -47,9 +47,9 @@ FOLDED = {
 README = """\
 # Multilevel Models in Python, as notebooks
 
-The chapters{site} as plain notebooks, written from its sources; changes belong there. They run in any
-folder: install `{wheel}` with pip, or let the first cell do it where it knows this file's address.
-Figures in the text are those of the book; your run computes them again.
+The chapters{site} as plain notebooks, written from its sources: changes belong there. They run in
+any folder: install `{wheel}` with pip, or let the first cell do it where it knows
+that file's address. Figures in the text are those of the book; your run computes them again.
 """
 
 
@@ -58,6 +58,7 @@ class Book:
 
     def __init__(self, source: Path, home: address.Address | None):
         self.source, self.home = source, home
+        self.owners = packages_distributions()  # module -> packages that bring it
         self.sources = parse_file(source / "references.bib")
         names = [name.removeprefix("chapters/") for name in parse_toc_yaml(source / "_toc.yml")]
         self.pages = {
@@ -70,7 +71,7 @@ class Book:
                 self.read_labels(name, cell)
 
     def read_labels(self, page: str, cell) -> None:
-        """Number what a cell numbers, and note what can be referred to."""
+        """Note what of a cell can be referred to, and number what the book numbers."""
         if figure := cell.metadata.get("mystnb", {}).get("figure"):
             self.count("figure", "Fig. {}", page, figure["name"])
         if cell.cell_type == "code":
@@ -156,7 +157,7 @@ class Page:
         )
 
     def extras(self) -> dict[str, str]:
-        """Return the modules that the page imports and the wheel does not bring: name -> package."""
+        """Return what the page imports and the wheel does not bring: module -> requirement."""
         project = tomllib.loads((self.book.source / "pyproject.toml").read_text(encoding="utf-8"))
         extras = {
             canonicalize_name(Requirement(line).name): line
@@ -169,11 +170,10 @@ class Page:
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 modules.add(node.module.partition(".")[0])
-        owners = packages_distributions()
         return {
             module: extras[owner]
             for module in sorted(modules)
-            for owner in map(canonicalize_name, owners.get(module, []))
+            for owner in map(canonicalize_name, self.book.owners.get(module, []))
             if owner in extras
         }
 
@@ -225,7 +225,8 @@ class Page:
             return f"<details>{summary}\n\n{self.whole(body)}\n\n</details>\n"
         if name == "footbibliography":
             entries = Style().format_bibliography(self.book.sources, self.cited)
-            return "\n".join(f"- {entry.text.render(Backend())}" for entry in entries)
+            rendered = (entry.text.render(Backend()) for entry in entries)
+            return "\n".join("- " + " ".join(entry.split()) for entry in rendered)
         raise ValueError(
             f"{self.name}: {{{name}}} is new: say in tools/notebooks.py what it becomes"
         )
