@@ -16,8 +16,6 @@ SETTINGS = {
         # Saving writes a chapter's captions and kernel in another form: a reader decides that.
         "autosave": False,
     },
-    # A page without code names no kernel; opening it asks for none either.
-    "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},
     # Neither ask for news nor look for a newer version: reading needs no network.
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
@@ -31,10 +29,11 @@ def main() -> None:
     if sys.argv[1:] == ["--settings-only"]:
         return
     lab = Path(sys.executable).with_name("jupyter-lab")
-    # JupyterLab would take the folder of a file it is given for its root. The extensions are
-    # those of the lock; the manager would look for others in the registry.
+    # The first page with code: one without names no kernel, and JupyterLab would ask for one. As
+    # an address, since JupyterLab would take the folder of a file it is given for its root.
+    # The extensions are those of the lock; the manager would look for others in the registry.
     options = [
-        "--LabApp.default_url=/lab/tree/chapters/intro.md",
+        "--LabApp.default_url=/lab/tree/chapters/what_is_a_multilevel_model.md",
         "--LabApp.extension_manager=readonly",
     ]
     os.chdir(ROOT)
