@@ -181,12 +181,31 @@ def test_ci_runs_every_check_and_stops_at_the_first_that_fails(tmp_path, broken,
 def test_workflow_runs_the_same_checks_on_every_python_and_the_full_tier_each_week():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     check, full = workflow["jobs"]["check"], workflow["jobs"]["full"]
-    assert [step["run"] for step in check["steps"] if "run" in step] == CHECKS
+    told = [step["run"] for step in check["steps"] if "run" in step]
+    assert told == [*CHECKS, "make site-test", "make notebooks"]
     assert check["strategy"]["matrix"]["python"] == PYTHONS
     ran = [step["run"] for step in full["steps"] if "run" in step]
     assert ran == ["make test-full", "make test-engines"]
     assert full["if"] == "github.event_name == 'schedule'"
     assert workflow[True]["schedule"]  # YAML 1.1 reads the key `on` as true
+
+
+def test_only_what_passed_the_checks_is_published_with_no_more_rights_than_needed():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    rights = {"site": {"pages": "write", "id-token": "write"}, "notebooks": {"contents": "write"}}
+    for name, job in workflow["jobs"].items():
+        assert job.get("permissions") == rights.get(name)
+    for name in rights:
+        job = workflow["jobs"][name]
+        assert (job["needs"], job["if"]) == ("check", "github.event_name == 'push'")
+    assert workflow[True]["push"] == {"branches": ["main"]}
+
+
+def test_conda_and_binder_open_chapters_as_notebooks():
+    steps = (ROOT / "postBuild").read_text().splitlines()
+    assert steps[-1] == "python tools/lab.py --settings-only"
+    assert os.access(ROOT / "postBuild", os.X_OK)
 
 
 # Set-up, with programs that stand in for Python

@@ -133,7 +133,7 @@ def test_chapter_opens_as_a_notebook(lab, chapter):
     assert "jp-NotebookPanel" in page.evaluate("jupyterapp.shell.currentWidget.node.className")
     assert page.evaluate(f"{CELLS}.length") > 0
     if chapter not in WITH_CODE:  # it names no kernel, and JupyterLab asks
-        page.get_by_role("button", name="No Kernel", exact=True).click(timeout=60_000)
+        page.locator(".jp-Dialog .jp-mod-reject").click(timeout=60_000)
     assert page.locator(".jp-Dialog").count() == 0
     page.evaluate(  # closing it by hand would ask whether to save
         """async () => {
@@ -149,11 +149,16 @@ def test_chapter_opens_as_a_notebook(lab, chapter):
 def test_chapter_runs_from_top_to_bottom(lab, chapter):
     page, outside = lab
     open_chapter(page, chapter)
+    page.wait_for_function(  # before, "run all" asks for a kernel
+        "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
+        timeout=60_000,
+    )
     page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     deadline = time.monotonic() + 900
     while True:
         state = page.evaluate(STATE)
         assert state["errors"] == []
+        assert page.locator(".jp-Dialog").count() == 0
         if state["waiting"] == 0 and state["kernel"] == "idle":
             break
         assert time.monotonic() < deadline, state
@@ -164,5 +169,5 @@ def test_chapter_runs_from_top_to_bottom(lab, chapter):
 def test_boxes_and_formulas_are_drawn(lab):
     page, _ = lab
     open_chapter(page, "chapters/random_intercept")
-    assert page.locator("aside:visible", has_text="Before you start").count() == 1
-    assert page.locator(".katex:visible, mjx-container:visible").count() > 0
+    for drawn in ("aside:has-text('Before you start'):visible", ".katex:visible"):
+        page.wait_for_selector(drawn, timeout=60_000)
