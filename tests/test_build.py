@@ -44,6 +44,8 @@ def write_book(folder, pages, *, package=True):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("chapters", "data", *(["mlm_utils"] if package else [])):
         (folder / name).mkdir()
+    if len(pages) == 1:  # the theme's page for wrong addresses wants a list of pages
+        pages = pages | {"notes": "---\ndescription: No code.\n---\n\n# Notes\n"}
     root, *others = pages
     files = "".join(f"  - file: chapters/{name}\n" for name in others)
     chapters = f"chapters:\n{files}" if others else ""
