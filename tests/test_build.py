@@ -39,7 +39,8 @@ def write_book(folder, pages, *, package=True):
     """Write a tiny book with the real settings; its first page is the root."""
     for name in ("_config.yml", "references.bib"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "_static", folder / "_static")
+    for name in ("_static", "_ext"):
+        shutil.copytree(ROOT / name, folder / name)
     for name in ("chapters", "data", *(["mlm_utils"] if package else [])):
         (folder / name).mkdir()
     root, *others = pages
@@ -578,8 +579,8 @@ def read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changed",
     [
-        *("_config.yml", "_toc.yml", "references.bib", "_static/new.css", "data/t.csv"),
-        *("mlm_utils/__init__.py", "requirements.lock", "chapters/page.md"),
+        *("_config.yml", "_toc.yml", "references.bib", "_static/new.css", "_ext/explorer.py"),
+        *("data/t.csv", "mlm_utils/__init__.py", "requirements.lock", "chapters/page.md"),
     ],
 )
 def test_change_of_what_sphinx_uses_makes_it_read(read, changed):

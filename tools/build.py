@@ -198,7 +198,7 @@ def forget_doctrees(source: Path, build: Path, pages: list[Page], waiting: list[
     stamp = build / "stamp.json"
     old = json.loads(stamp.read_text()) if stamp.exists() else {"settings": None, "pages": {}}
     stamp.unlink(missing_ok=True)
-    settings = digest(source, "_config.yml", "_toc.yml", "references.bib", "_static/**/*")
+    settings = digest(source, "_config.yml", "_toc.yml", "references.bib", "_static/**/*", "_ext/*")
     settings += (build / "execution-key").read_text() + digest(Path(__file__).parent, "build.py")
     new = {
         "settings": settings,
