@@ -7,7 +7,7 @@ A classic script, since modules do not load from a page opened from disk. An exp
 and the figure of class `explorer-NAME` is replaced by
 
   controls  sliders, choices and buttons, which read and write `state`
-  legend    [[class, text], ...]: marks and what they mean
+  legend    [["line.own circle.own", text], ...]: marks by tag and class, and what they mean
   compute   state -> the numbers shown
   height    of the drawing in pixels; its width is the page's
   draw      ({ svg, width, state, numbers, change }) draws them; change(edit) edits the state
@@ -34,8 +34,12 @@ window.explorer = function (name, build) {
   const legend = body.append("ul").attr("class", "explorer-legend");
   for (const [kind, text] of own.legend) {
     const item = legend.append("li");
-    item.append("svg").attr("class", kind).attr("viewBox", "0 0 24 12").attr("aria-hidden", true)
-      .append("path").attr("d", "M0 6H24M8 6a4 4 0 1 0 8 0a4 4 0 1 0-8 0");
+    const mark = item.append("svg").attr("viewBox", "0 0 24 12").attr("aria-hidden", true);
+    for (const shape of kind.split(" ")) {
+      const [tag, name] = shape.split(".");
+      mark.append(tag).attr("class", name).attr("x2", 24).attr("y1", 6).attr("y2", 6)
+        .attr("cx", 12).attr("cy", 6).attr("r", 4.5).attr("width", 24).attr("height", 12);
+    }
     item.append("span").text(text);
   }
 

@@ -4,7 +4,8 @@ mu has a flat prior, so that tau = 0 is complete pooling exactly, and infinite t
 
 explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
   const one = d3.format(",.1f");
-  const percent = d3.format(".0%");
+  const percent = (value) => `${d3.format(".0f")(100 * value)} %`;
+  const whole = d3.format("d");
   const HEIGHT = 38; // of a group, in pixels
   const SCALE = 10; // tau at the middle of its slider, whose ends are 0 and infinity
 
@@ -92,11 +93,6 @@ explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
         show: ({ sigma }) => sigma,
       },
       {
-        kind: "choice", name: "group", label: "Group", options: groups,
-        get: ({ chosen }) => chosen,
-        set: (state, index) => (state.chosen = index),
-      },
-      {
         kind: "slider", name: "n", label: ({ chosen }) => `n, number of ${rows} in ${groups[chosen]}`,
         min: 1, max: 400,
         get: ({ n, chosen }) => n[chosen],
@@ -108,17 +104,22 @@ explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
         min: bounds[0], max: bounds[1],
         get: ({ y, chosen }) => y[chosen],
         set: (state, value) => (state.y[state.chosen] = value),
-        show: ({ y, chosen }) => one(y[chosen]),
+        show: ({ y, chosen }) => whole(y[chosen]),
       },
       {
-        kind: "button", name: "alike", label: "Make all groups this large",
+        kind: "choice", name: "group", label: "Group", options: groups,
+        get: ({ chosen }) => chosen,
+        set: (state, index) => (state.chosen = index),
+      },
+      {
+        kind: "button", name: "alike", label: "Make all as large as this one",
         press: (state) => state.n.fill(state.n[state.chosen]),
       },
     ],
     legend: [
-      ["own", "no pooling (drag)"],
-      ["partial", "partial pooling"],
-      ["complete", "complete pooling"],
+      ["line.own circle.own", "no pooling (drag)"],
+      ["line.partial circle.partial", "partial pooling"],
+      ["line.complete", "complete pooling"],
     ],
     compute,
     height: 22 + HEIGHT * groups.length + 46,
@@ -131,7 +132,7 @@ explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
       head: ["group", "n", "se", "no pooling", "B", "partial", "sd", "complete"],
       rows: groups.map((name, j) => [
         name,
-        ...[[n, String], [numbers.se, one], [y, one], [numbers.B, percent], [numbers.estimate, one], [numbers.sd, one]]
+        ...[[n, String], [numbers.se, one], [y, whole], [numbers.B, percent], [numbers.estimate, one], [numbers.sd, one]]
           .map(([values, show]) => ({ value: values[j], text: show(values[j]) })),
         { value: numbers.complete, text: one(numbers.complete) },
       ]),
