@@ -32,42 +32,44 @@ explorer("exchangeability", ({ red, blue, same, other, draws }) => {
     return { own, alike, exchangeable: d3.groups(every, (o) => o.reds).every(([, o]) => spread(o) < 1 + 1e-9) };
   }
 
+  const place = d3.scalePoint(d3.range(draws.length), [0, 1]).padding(0.5);
+  let held; // the place of the ball that is dragged
   const carry = (state, i, k) => state.draws.splice(k, 0, ...state.draws.splice(i, 1));
 
   function draw({ svg, width, state, numbers, change }) {
-    const place = d3.scalePoint(d3.range(draws.length), [0, Math.min(width, 420)]).padding(0.5);
+    place.range([0, Math.min(width, 420)]);
     const turn = (i) => change((state) => (state.draws[i] = 1 - state.draws[i]));
-    let held;
+    const index = (ball) => svg.selectAll("g.ball").nodes().indexOf(ball);
     const ball = svg.selectAll("g.ball").data(state.draws).join((enter) => {
       const made = enter.append("g").attr("class", "ball").attr("role", "button").attr("tabindex", 0);
       made.append("circle").attr("r", 20);
       made.append("text").attr("class", "letter").attr("dy", "0.35em");
       made.append("text").attr("class", "share").attr("y", 42);
+      made.on("click", (event) => turn(index(event.currentTarget)))
+        .on("keydown", (event) => {
+          const i = index(event.currentTarget);
+          const to = i + ({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0);
+          if (event.key === "Enter" || event.key === " ") turn(i);
+          else if (to !== i && place(to) !== undefined) {
+            change((state) => carry(state, i, to));
+            svg.selectAll("g.ball").nodes()[to].focus();
+          } else return;
+          event.preventDefault();
+        })
+        .call(d3.drag().container(svg.node())
+          .on("start", (event) => (held = index(event.sourceEvent.target.closest("g.ball"))))
+          .on("drag", ({ x }) => {
+            const to = d3.leastIndex(place.domain(), (i) => Math.abs(place(i) - x));
+            if (to !== held) change((state) => carry(state, held, to));
+            held = to;
+          }));
       return made;
     });
     ball.attr("transform", (_, i) => `translate(${place(i)},28)`)
       .classed("red", (isRed) => isRed)
       .attr("aria-label", (isRed, i) =>
         `Draw ${i + 1}, ${isRed ? "red" : "blue"}: ${numbers.own.shares[i].join(" of ")}. ` +
-        "Enter changes its colour, arrow keys trade it with its neighbour.")
-      .on("click", (event) => turn(ball.nodes().indexOf(event.currentTarget)))
-      .on("keydown", (event) => {
-        const i = ball.nodes().indexOf(event.currentTarget);
-        const to = i + ({ ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0);
-        if (event.key === "Enter" || event.key === " ") turn(i);
-        else if (to !== i && place(to) !== undefined) {
-          change((state) => carry(state, i, to));
-          ball.nodes()[to].focus();
-        } else return;
-        event.preventDefault();
-      })
-      .call(d3.drag().container(svg.node())
-        .on("start", function () { held = ball.nodes().indexOf(this); })
-        .on("drag", (event) => {
-          const to = d3.leastIndex(d3.range(draws.length), (i) => Math.abs(place(i) - event.x));
-          if (to !== held) change((state) => carry(state, held, to));
-          held = to;
-        }));
+        "Enter changes its colour, arrow keys trade it with its neighbour.");
     ball.select("text.letter").text((isRed) => (isRed ? "R" : "B"));
     ball.select("text.share").text((_, i) => (i ? "× " : "") + numbers.own.shares[i].join("/"));
     explorer.one(svg, "text", "product").attr("x", 4).attr("y", TOP - 16)

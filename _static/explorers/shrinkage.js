@@ -9,8 +9,8 @@ explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
   const HEIGHT = 38; // of a group, in pixels
   const SCALE = 10; // tau at the middle of its slider, whose ends are 0 and infinity
 
-  const clampTo = ([low, high], value) => Math.max(low, Math.min(high, Math.round(value)));
   const bounds = [-40, 60];
+  const x = d3.scaleLinear(bounds, [0, 1]).clamp(true);
   const text = (value) => (value === Infinity ? "infinite" : one(value));
 
   function compute({ y, n, sigma, tau }) {
@@ -31,7 +31,7 @@ explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
   }
 
   function draw({ svg, width, state, numbers, change }) {
-    const x = d3.scaleLinear(bounds, [28, width - 12]).clamp(true);
+    x.range([28, width - 12]);
     const bottom = 22 + HEIGHT * groups.length;
     explorer.axis(svg, x, bottom, `Effect (${unit})`);
     explorer.one(svg, "line", "zero").attr("x1", x(0)).attr("x2", x(0)).attr("y1", 16).attr("y2", bottom);
@@ -42,14 +42,17 @@ explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
 
     const row = svg.selectAll("g.group").data(groups).join((enter) => {
       const made = enter.append("g").attr("class", "group");
-      for (const name of ["band", "own", "partial"]) {
-        made.append(name === "band" ? "rect" : "line").attr("class", name);
-      }
-      made.append("line").attr("class", "pull");
+      made.append("rect").attr("class", "band");
+      for (const name of ["own", "partial", "pull"]) made.append("line").attr("class", name);
       made.append("circle").attr("class", "partial").attr("r", 5);
       made.append("circle").attr("class", "own").attr("r", 6);
       made.append("text").attr("class", "name").attr("x", 6).attr("y", HEIGHT / 2).attr("dy", "0.35em");
-      made.append("circle").attr("class", "handle").attr("r", 17);
+      made.append("circle").attr("class", "handle").attr("r", 17).call(d3.drag()
+        .container(svg.node())
+        .on("start drag", (event, name) => change((state) => {
+          state.chosen = groups.indexOf(name);
+          state.y[state.chosen] = Math.round(x.invert(event.x));
+        })));
       return made;
     });
     row.attr("transform", (_, j) => `translate(0,${18 + HEIGHT * j})`)
@@ -68,12 +71,7 @@ explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
       .attr("x2", (_, j) => x(numbers.estimate[j])).attr("y2", below);
     row.select("circle.own").attr("cx", (_, j) => x(state.y[j])).attr("cy", above);
     row.select("circle.partial").attr("cx", (_, j) => x(numbers.estimate[j])).attr("cy", below);
-    row.select("circle.handle").attr("cx", (_, j) => x(state.y[j])).attr("cy", above)
-      .call(d3.drag().container(svg.node())
-        .on("start drag", (event, name) => change((state) => {
-          state.chosen = groups.indexOf(name);
-          state.y[state.chosen] = clampTo(bounds, x.invert(event.x));
-        })));
+    row.select("circle.handle").attr("cx", (_, j) => x(state.y[j])).attr("cy", above);
   }
 
   return {
