@@ -4,7 +4,7 @@ mu has a flat prior, so that tau = 0 is complete pooling exactly, and infinite t
 
 explorer("shrinkage", ({ groups, y, n, sigma, tau, unit, rows }) => {
   const one = d3.format(",.1f");
-  const percent = (value) => `${d3.format(".0f")(100 * value)} %`;
+  const percent = (value) => `${d3.format(".0f")(100 * value)}\u00a0%`;
   const whole = d3.format("d");
   const HEIGHT = 38; // of a group, in pixels
   const SCALE = 10; // tau at the middle of its slider, whose ends are 0 and infinity
