@@ -28,6 +28,7 @@ def setup(app):
     """Connect to Sphinx."""
     app.connect("config-inited", settle, priority=1)
     app.connect("html-page-context", describe, priority=1)
+    app.connect("html-page-context", lighten, priority=800)
     app.connect("html-page-context", add_launch_buttons, priority=900)
     app.connect("build-finished", draw_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -60,6 +61,15 @@ def describe(app, pagename, templatename, context, doctree):
         raise ExtensionError(f"{pagename}: its front matter has no `description:`; give it one")
     context["metatags"] += f'<meta name="description" content="{escape(description)}">\n'
     context["meta"]["og:description"] = description
+
+
+def lighten(app, pagename, templatename, context, doctree):
+    """Let what unfolds a cell be called what it shows; no page without formulas loads MathJax."""
+    body = context.get("body", "")
+    context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
+    if 'class="math' not in body:
+        scripts = context["script_files"]
+        scripts[:] = [one for one in scripts if "mathjax" not in repr(vars(one)).lower()]
 
 
 def add_launch_buttons(app, pagename, templatename, context, doctree):

@@ -22,6 +22,7 @@ PREPARE = """async () => {
         each => each.classList.remove("toggle-hidden"));
     document.querySelectorAll("img").forEach(each => { each.loading = "eager"; });
     await MathJax.startup.promise;
+    await MathJax.startup.document.lazyTypesetAll();
     await Promise.all([...document.images].map(each => each.decode().catch(() => null)));
     return [document.querySelectorAll("mjx-container").length,
         [...document.images].filter(each => !each.naturalWidth).length,

@@ -43,8 +43,8 @@ explorer("exchangeability", ({ red, blue, same, other, draws }) => {
     const ball = svg.selectAll("g.ball").data(state.draws).join((enter) => {
       const made = enter.append("g").attr("class", "ball").attr("role", "button").attr("tabindex", 0);
       made.append("circle").attr("r", 20);
-      made.append("text").attr("class", "letter").attr("dy", "0.35em");
-      made.append("text").attr("class", "share").attr("y", 42);
+      made.append("text").attr("class", "letter").attr("aria-hidden", true).attr("dy", "0.35em");
+      made.append("text").attr("class", "share").attr("aria-hidden", true).attr("y", 42);
       made.on("click", (event) => turn(index(event.currentTarget)))
         .on("keydown", (event) => {
           const i = index(event.currentTarget);
@@ -65,13 +65,14 @@ explorer("exchangeability", ({ red, blue, same, other, draws }) => {
           }));
       return made;
     });
+    const share = (i) => (i ? "× " : "") + numbers.own.shares[i].join("/");
     ball.attr("transform", (_, i) => `translate(${place(i)},28)`)
       .classed("red", (isRed) => isRed)
       .attr("aria-label", (isRed, i) =>
-        `Draw ${i + 1}, ${isRed ? "red" : "blue"}: ${numbers.own.shares[i].join(" of ")}. ` +
+        `${isRed ? "R" : "B"} ${share(i)}: draw ${i + 1}, ${isRed ? "red" : "blue"}. ` +
         "Enter changes its colour, arrow keys trade it with its neighbour.");
     ball.select("text.letter").text((isRed) => (isRed ? "R" : "B"));
-    ball.select("text.share").text((_, i) => (i ? "× " : "") + numbers.own.shares[i].join("/"));
+    ball.select("text.share").text((_, i) => share(i));
     explorer.one(svg, "text", "product").attr("x", 4).attr("y", TOP - 16)
       .text(`= ${numbers.own.top}/${numbers.own.bottom} = ${four(numbers.own.p)}`);
 
