@@ -27,6 +27,7 @@ FACES = {  # kind -> file of the font, weight, classes
 def setup(app):
     """Connect to Sphinx."""
     app.connect("config-inited", settle, priority=1)
+    app.connect("builder-inited", share_translators)
     app.connect("html-page-context", describe, priority=1)
     app.connect("html-page-context", lighten, priority=800)
     app.connect("html-page-context", add_launch_buttons, priority=900)
@@ -52,9 +53,15 @@ def settle(app, config):
     app.setup_extension("sphinx_sitemap")
 
 
+def share_translators(app):
+    """Write the book on one page with what writes it on many, for nodes that name only these."""
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
+
+
 def describe(app, pagename, templatename, context, doctree):
     """Say in a page's head what its front matter says of it."""
-    if doctree is None:
+    if doctree is None or app.builder.name != "html":
         return
     description = (context["meta"] or {}).get("description")
     if not description:

@@ -39,7 +39,11 @@ def main() -> None:
     except SystemExit as end:
         if end.code:
             raise
-    (whole,) = BUILD.glob("singlehtml/**/intro.html")
+    # The page belongs where what it refers to is, and its links to itself stay on it.
+    (written,) = BUILD.glob("singlehtml/chapters/*.html")
+    whole = BUILD / "singlehtml" / "book.html"
+    text = written.read_text(encoding="utf-8")
+    whole.write_text(text.replace(f'href="chapters/{written.name}#', 'href="#'), encoding="utf-8")
     target = BUILD / "multilevel-models-in-python.pdf"
     with browser() as chromium:
         page = chromium.new_page()
