@@ -48,7 +48,7 @@ lab: setup   ## open the chapters as notebooks in JupyterLab
 	@$(PYTHON) tools/lab.py
 
 notebooks: setup ## write every chapter as .ipynb into notebooks/
-	@mkdir -p notebooks && .venv/bin/jupytext --quiet --to ipynb --output-dir notebooks chapters/*.md
+	@$(PYTHON) tools/notebooks.py
 
 lock: setup  ## work out requirements.lock anew from pyproject.toml
 	@.venv/bin/uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes \

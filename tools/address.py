@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1]
-REMOTE = re.compile(r"github\.com[:/](?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?$")
+REMOTE = re.compile(r"(?<![\w.-])github\.com[:/](?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?$")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Address:
         """Return the address that opens a chapter's notebook in Colab."""
         place = f"{self.owner}/{self.name}/blob/{self.notebooks}/{chapter}.ipynb"
         return f"https://colab.research.google.com/github/{place}"
+
+    def raw(self, file: str) -> str:
+        """Return the address of a file that is published beside the notebooks."""
+        return f"https://raw.githubusercontent.com/{self.owner}/{self.name}/{self.notebooks}/{file}"
 
 
 def find(source: Path = SOURCE, environment: Mapping = os.environ) -> Address | None:

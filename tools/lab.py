@@ -1,4 +1,8 @@
-"""Open the chapters in JupyterLab, as notebooks and not as text."""
+"""Open the chapters in JupyterLab, as notebooks and not as text.
+
+With ``--settings-only``, which Binder and conda use (`postBuild`), only make it so that the
+JupyterLab of this environment does; other options are JupyterLab's own.
+"""
 
 import json
 import os
@@ -6,17 +10,34 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-VIEWERS = {"defaultViewers": {"markdown": "Jupytext Notebook", "myst": "Jupytext Notebook"}}
+SETTINGS = {
+    "@jupyterlab/docmanager-extension:plugin": {
+        "defaultViewers": {"markdown": "Jupytext Notebook", "myst": "Jupytext Notebook"},
+        # Saving writes a chapter's captions and kernel in another form: a reader decides that.
+        "autosave": False,
+    },
+    # Neither ask for news nor look for a newer version: reading needs no network.
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 
 
 def main() -> None:
-    """Write the project's own JupyterLab setting and hand over to JupyterLab."""
+    """Write the settings of this environment's JupyterLab, and start it unless told not to."""
     settings = Path(sys.prefix, "share", "jupyter", "lab", "settings", "overrides.json")
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps({"@jupyterlab/docmanager-extension:plugin": VIEWERS}))
+    settings.write_text(json.dumps(SETTINGS))
+    if sys.argv[1:] == ["--settings-only"]:
+        return
     lab = Path(sys.executable).with_name("jupyter-lab")
+    # The first page with code: one without names no kernel, and JupyterLab would ask for one. As
+    # an address, since JupyterLab would take the folder of a file it is given for its root.
+    # The extensions are those of the lock; the manager would look for others in the registry.
+    options = [
+        "--LabApp.default_url=/lab/tree/chapters/what_is_a_multilevel_model.md",
+        "--LabApp.extension_manager=readonly",
+    ]
     os.chdir(ROOT)
-    os.execv(lab, [str(lab), "chapters/intro.md", *sys.argv[1:]])
+    os.execv(lab, [str(lab), *options, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
