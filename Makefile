@@ -2,7 +2,8 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test test-mutants test-full test-engines site-test bench lint lab notebooks lock clean
+.PHONY: help setup book test test-mutants test-full test-engines site-test pdf bench lint lab notebooks lock clean
+SITE := --config-file=tests/site/pytest.ini --rootdir=tests/site tests/site
 PYTEST := $(PYTHON) -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 help:        ## list the verbs
@@ -28,7 +29,12 @@ test-engines: setup ## test what the other engines and Spark are given, in bench
 	@cd benchmarks && .venv/bin/python -m pytest -q --config-file=/dev/null --rootdir=. tests
 
 site-test: setup ## test the built site, its explorers and notebooks in a browser (after make book)
-	@$(PYTEST) --config-file=tests/site/pytest.ini --rootdir=tests/site tests/site
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --prefix tests/site --ignore-scripts --no-audit --no-fund --silent
+	@$(PYTEST) --dist=load $(SITE) --ignore=tests/site/test_lighthouse.py
+	@$(PYTHON) -m pytest $(SITE)/test_lighthouse.py
+
+pdf: setup   ## print the whole book as one PDF in _build (after make book)
+	@$(PYTHON) tools/pdf.py
 
 bench: setup ## measure this book's fits beside other engines, and rows, machines, guides
 	@sh benchmarks/setup.sh

@@ -24,7 +24,6 @@ batches is the gradient of all.
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Mapping
 
 import arviz as az
@@ -45,7 +44,7 @@ from numpyro.primitives import Messenger
 from xarray import Dataset, DataTree
 
 from mlm_utils.arrow import table_of_groups
-from mlm_utils.compiled import _split, compile_seconds
+from mlm_utils.compiled import _split, compile_seconds, drawing
 from mlm_utils.design import check_number
 from mlm_utils.integration import _trace
 from mlm_utils.sampling import (
@@ -169,15 +168,15 @@ def approximate(
 
     spent = {}
     with compile_seconds() as compiling:
-        start = time.perf_counter()
-        params, losses = jax.block_until_ready(run(run_key, problem.data))
-        spent["run"] = time.perf_counter() - start - compiling[0]
+        with drawing() as seconds:
+            params, losses = jax.block_until_ready(run(run_key, problem.data))
+        spent["run"] = seconds[0]
         _check_flat(np.asarray(losses)[: steps // 2], f"{guide} guide of {_name(model)}")
-        start, before = time.perf_counter(), compiling[0]
-        keys = jax.random.split(draw_key, draws)
-        drawn, log_weight = jax.device_get(draw(keys, params, problem.data))
-        spent["draw"] = time.perf_counter() - start - (compiling[0] - before)
-        spent["compile"] = compiling[0]
+        with drawing() as seconds:
+            keys = jax.random.split(draw_key, draws)
+            drawn, log_weight = jax.device_get(draw(keys, params, problem.data))
+        spent["draw"] = seconds[0]
+    spent["compile"] = compiling[0]
     groups = {
         "posterior": {name: value[None] for name, value in drawn.items()},
         "sample_stats": {"log_weight": log_weight[None]},

@@ -28,6 +28,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from mlm_utils import sampling
+from mlm_utils.compiled import drawing
 
 BATCH = 32  # fits that run in step with one another, on each device
 
@@ -332,10 +333,11 @@ def _run_in_batches(function, tasks, n, progress):
     size = mesh.size * BATCH
     watched = sampling._someone_watches() if progress is None else progress
     parts = []
-    for first in tqdm(range(0, n, size), disable=not watched, desc="calibrate"):
-        rows = np.arange(first, first + size) % n  # the last batch is filled up
-        batch = jax.device_put(jax.tree.map(lambda a, rows=rows: a[rows], tasks), across)
-        parts.append(jax.device_get(mapped(*batch)))
+    with drawing():
+        for first in tqdm(range(0, n, size), disable=not watched, desc="calibrate"):
+            rows = np.arange(first, first + size) % n  # the last batch is filled up
+            batch = jax.device_put(jax.tree.map(lambda a, rows=rows: a[rows], tasks), across)
+            parts.append(jax.device_get(mapped(*batch)))
     return jax.tree.map(lambda *a: np.concatenate(a)[:n], *parts)
 
 

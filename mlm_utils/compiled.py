@@ -95,16 +95,28 @@ def draw(
     while len(_programs) > KEPT:
         _programs.popitem(last=False)
     sample, finish = _programs[name]
-    rounds, start = [], time.perf_counter()
-    with compile_seconds() as compiling:
+    rounds = []
+    with drawing() as seconds:
         for first in range(0, len(keys), size):
             some = keys[first : first + size]
             draws, fields = sample(some, leaves)
             rounds.append(finish(some, draws, leaves) | {"sample_stats": fields})
         rounds = jax.device_get(rounds)
-    seconds = time.perf_counter() - start - compiling[0]
     joined = jax.tree.map(lambda *parts: np.concatenate(parts), *rounds)
-    return joined | {"sample_stats": _stats(joined["sample_stats"])}, seconds
+    return joined | {"sample_stats": _stats(joined["sample_stats"])}, seconds[0]
+
+
+drawn_seconds = [0.0]  # of this process, whatever drew
+
+
+@contextlib.contextmanager
+def drawing():
+    """Take the seconds of the block without what JAX compiles in it, in a list of one."""
+    seconds, start = [0.0], time.perf_counter()
+    with compile_seconds() as compiling:
+        yield seconds
+    seconds[0] = time.perf_counter() - start - compiling[0]
+    drawn_seconds[0] += seconds[0]
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from scipy.optimize import minimize
 from xarray import Dataset, DataTree
 
+from mlm_utils.compiled import drawing
 from mlm_utils.integration import ROUNDING, Integrated
 from mlm_utils.sampling import _check_call, _check_count, _name, _rows_digest
 
@@ -79,8 +80,9 @@ def exact(
     _check_count("chains", chains, 1)
     _check_count("draws", draws, 1)
     surface = _Surface(model, arguments)
-    lattice = surface.cover()
-    moments, coarse = surface.moments(lattice)
+    with drawing():
+        lattice = surface.cover()
+        moments, coarse = surface.moments(lattice)
     error = max(
         float(np.max(abs(coarse[site] - value) / np.where(value[1] > 0, value[1], np.inf)))
         for site, value in moments.items()
@@ -91,8 +93,9 @@ def exact(
             f"off by {error:.2g} posterior sds; use fit(..., integrate=True)"
         )
     scales_key, effects_key = jax.random.split(key)
-    scales = surface.draw(scales_key, lattice, chains * draws)
-    posterior, pointwise = jax.device_get(surface.complete(effects_key, scales))
+    with drawing():
+        scales = surface.draw(scales_key, lattice, chains * draws)
+        posterior, pointwise = jax.device_get(surface.complete(effects_key, scales))
     groups = {"posterior": posterior, "log_likelihood": pointwise}
     groups = jax.tree.map(lambda x: x.reshape(chains, draws, *x.shape[1:]), groups)
     groups["observed_data"] = {"y": np.asarray(arguments["y"])}

@@ -27,7 +27,7 @@ from numpyro.infer import Predictive
 from numpyro.infer.reparam import LocScaleReparam
 from xarray import DataArray, Dataset, DataTree
 
-from mlm_utils.compiled import Program, compile_seconds, draw
+from mlm_utils.compiled import Program, compile_seconds, draw, drawn_seconds
 from mlm_utils.design import _is_spread
 from mlm_utils.integration import Integrated, _base, _trace
 
@@ -362,9 +362,14 @@ def open_ledger(chapter: str) -> None:
     if folder:
         for old in Path(folder).glob(f"{chapter}.*"):
             old.unlink()
-        page, path = contextlib.ExitStack(), Path(folder, f"{chapter}.compiling")
+        page, path = contextlib.ExitStack(), Path(folder, f"{chapter}.seconds")
         compiling = page.enter_context(compile_seconds())  # outside of fits as well
-        page.callback(lambda: path.parent.is_dir() and path.write_text(f"{compiling[0]:.3f}\n"))
+
+        @page.callback
+        def tell():
+            if path.parent.is_dir():
+                path.write_text(f"{compiling[0]:.3f} {drawn_seconds[0]:.3f}\n")
+
         atexit.register(page.close)
 
 

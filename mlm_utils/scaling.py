@@ -20,7 +20,7 @@ The sums of a group become rows again, at most :math:`k` of them for :math:`k` c
 for all coefficients :math:`c`. :math:`(R_j, r_j)` are rows like any other: rotated ones. With the
 coefficients that vary over groups first, say :math:`q` of them, only the first :math:`q` rows tell
 one group from another. The others involve what all groups share, so those of all groups are rotated
-once more, into :math:`k - q` pooled rows. What is left, the sum of squares :math:`e^2`, tells of the
+once more, into :math:`k - q` pooled rows. The sum of squares :math:`e^2` that is left tells of the
 residual sd alone.
 """
 
@@ -30,7 +30,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -348,7 +347,7 @@ def multilevel_from_statistics(
         beta = numpyro.sample("beta", dist.Normal(prior.beta_mean, prior.beta_sd))
     sigma = numpyro.sample("sigma", scale_distribution(prior.sigma))
     b = group_effects(term, prior.tau[group], prior.eta)
-    # Arrays with the groups along them, and products of matrices, are what a processor does fastest.
+    # Arrays with the groups along them and products of matrices: what a processor does fastest.
     order = np.array(_varying_first(varying, k))
     effects = [b[:, varying.index(m)] for m in order[:q]]
     mean, line = [], 0

@@ -25,6 +25,7 @@ BOOK, HOMELESS = notebooks.Book(ROOT, HOME), notebooks.Book(ROOT, None)
 EXECUTED = [
     name for name, page in BOOK.pages.items() if any(c.cell_type == "code" for c in page.cells)
 ]
+EQUATION = BOOK.labels["eq-po-family"][0].strip("()")
 QUICK = ["cheese"]  # the only one without a long fit
 MYST = re.compile(
     r"\{[a-z]+(:[a-z]+)?\}`"  # a role
@@ -65,10 +66,15 @@ def written(request):
             "> **A *title***\n> \n> One.",
         ),
         (":::{note}\nOne.\n:::", "> **Note**\n> \n> One."),
-        ("```{math}\n:label: eq-po-family\n\na = b\n```", "$$\na = b\\tag{12}\n$$"),
+        ("```{math}\n:label: eq-po-family\n\na = b\n```", f"$$\na = b\\tag{{{EQUATION}}}\n$$"),
         ("```{math}\na = b\n```", "$$\na = b\n$$"),
         ("(po-x)=\n## Title", "## Title"),
         ("% a comment", ""),
+        ("```{index} ! word\n```", ""),
+        (
+            "::::{grid} 1\n:::{grid-item-card} New\n:link: cheese\n\nRead.\n:::\n::::",
+            "**New**\n\nRead.",
+        ),
         ("`a`\n: One\n  more.\n\n`b`\n: Two.", "- **`a`**: One\n  more.\n\n- **`b`**: Two."),
         (
             "::::{tab-set}\n:::{tab-item} Stan\n:sync: stan\n\n```stan\nx;\n```\n:::\n::::",
@@ -76,7 +82,7 @@ def written(request):
         ),
         ("A {doc}`way <cheese>` and {term}`word <other>`.", "A way and word."),
         ("{doc}`cheese`", "Cheese"),
-        ("{eq}`eq-po-family`", "(12)"),
+        ("{eq}`eq-po-family`", f"({EQUATION})"),
         ("{math}`x^2`", "$x^2$"),
         ("[below](#po-in-practice)", "below"),
         ("`{doc}` and ``{doc}`cheese` ``", "`{doc}` and ``{doc}`cheese` ``"),

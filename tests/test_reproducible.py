@@ -23,7 +23,7 @@ EXPLICIT = {"default_rng", "Generator", "SeedSequence"}
 
 def clean_copy(folder):
     """Copy what a build needs into a folder, and return it."""
-    for name in ("chapters", "mlm_utils", "data", "_static", "tools"):
+    for name in ("chapters", "mlm_utils", "data", "_static", "_ext", "_templates", "tools"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("_config.yml", "_toc.yml", "references.bib", "requirements.lock"):
         shutil.copy(ROOT / name, folder)

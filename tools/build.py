@@ -38,6 +38,16 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 # A page samples four chains at a time but compiles on one core, so two pages fill the cores.
 WORKERS = min(2, os.cpu_count() or 1)
 
+# What Sphinx makes every page with.
+SETTINGS = (
+    "_config.yml",
+    "_toc.yml",
+    "references.bib",
+    "_static/**/*",
+    "_ext/*",
+    "_templates/**/*",
+)
+
 # What must never stand in an output of a page.
 LOG_LINES = {
     "a warning": re.compile(r"\bWARN(ING)?\b|\b\w*Warning:"),
@@ -93,7 +103,7 @@ def main() -> int:
     fits = read_fits(build)
     problems += [problem for page in executed.values() for problem in page["problems"]]
     problems += [problem for fit in fits for problem in judge(fit, executed)]
-    print(f"\n{times(executed, fits, build / 'fits')}")
+    print(f"\n{times(executed, build / 'fits')}")
     clock.append(time.perf_counter())
     checks, executing, sphinx = clock[1] - clock[0], clock[2] - clock[1], clock[3] - clock[2]
     checks += clock[4] - clock[3]
@@ -198,7 +208,7 @@ def forget_doctrees(source: Path, build: Path, pages: list[Page], waiting: list[
     stamp = build / "stamp.json"
     old = json.loads(stamp.read_text()) if stamp.exists() else {"settings": None, "pages": {}}
     stamp.unlink(missing_ok=True)
-    settings = digest(source, "_config.yml", "_toc.yml", "references.bib", "_static/**/*")
+    settings = digest(source, *SETTINGS)
     settings += (build / "execution-key").read_text() + digest(Path(__file__).parent, "build.py")
     new = {
         "settings": settings,
@@ -332,19 +342,15 @@ def table(pages: dict, fits: list[dict]) -> str:
     return columns(rows)
 
 
-def times(pages: dict, fits: list[dict], ledger: Path) -> str:
+def times(pages: dict, ledger: Path) -> str:
     """Return where the time of each page's last execution went, and the share of JAX and fits."""
     rows = [("page", "seconds", "start-up", "compiling", "sampling", "other")]
     figures = []
     for chapter, page in pages.items():
         if page["seconds"] is not None:
-            own = [fit for fit in fits if fit["chapter"] == chapter]
-            said = ledger / f"{chapter}.compiling"  # not of a page without mlm_utils
-            parts = [
-                page["startup"],
-                float(said.read_text()) if said.exists() else 0.0,
-                sum(fit["seconds_sample"] for fit in own),
-            ]
+            said = ledger / f"{chapter}.seconds"  # not of a page without mlm_utils
+            spent = said.read_text().split() if said.exists() else (0, 0)
+            parts = [page["startup"], *map(float, spent)]
             figures.append([page["seconds"], *parts, page["seconds"] - sum(parts)])
             rows.append((chapter, *(f"{figure:.1f}" for figure in figures[-1])))
     if not figures:

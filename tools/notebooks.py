@@ -205,7 +205,8 @@ class Page:
     def directive(self, name: str, argument: str, content: str) -> str:
         """Return a directive as Markdown."""
         options, body = split_options(content)
-        label = dict(option[:2] for option in options).get("label")
+        options = dict(option[:2] for option in options)
+        label = options.get("label")
         if name in BOXES:
             title = self.inline(argument) or name.title()
             return indent(f"**{title}**\n\n{self.whole(body)}", "> ", lambda _: True)
@@ -216,9 +217,12 @@ class Page:
             return f"### {self.book.labels[label][0]}: {self.inline(argument)}\n"
         if name == "solution-start":
             return SOLUTION
-        if name in ("exercise-end", "solution-end"):
+        if name in ("exercise-end", "index", "solution-end"):
             return ""
-        if name == "tab-set":
+        if name == "grid-item-card":
+            title = self.link(f"/{options['link']}", argument)
+            return f"**{title}**\n\n{self.whole(body)}\n"
+        if name in ("grid", "tab-set"):
             return self.whole(body)
         if name == "tab-item":
             summary = f"<summary>{argument}</summary>"
