@@ -29,11 +29,10 @@ def main() -> None:
     if sys.argv[1:] == ["--settings-only"]:
         return
     lab = Path(sys.executable).with_name("jupyter-lab")
-    # The first page with code: one without names no kernel, and JupyterLab would ask for one. As
-    # an address, since JupyterLab would take the folder of a file it is given for its root.
-    # The extensions are those of the lock; the manager would look for others in the registry.
+    # An address, since JupyterLab would take the folder of a file it is given for its root. The
+    # extensions are those of the lock; the manager would look for others in the registry.
     options = [
-        "--LabApp.default_url=/lab/tree/chapters/what_is_a_multilevel_model.md",
+        "--LabApp.default_url=/lab/tree/chapters/intro.md",
         "--LabApp.extension_manager=readonly",
     ]
     os.chdir(ROOT)
