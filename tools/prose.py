@@ -22,7 +22,9 @@ from myst_parser.parsers.mdit import create_md_parser
 
 # What of a directive is prose: (its argument, its body). Any other directive is refused.
 DIRECTIVES = {
-    **dict.fromkeys(["admonition", "exercise", "exercise-start"], (True, True)),
+    **dict.fromkeys(["admonition", "exercise", "exercise-start", "grid-item-card"], (True, True)),
+    "grid": (False, True),  # its argument counts columns
+    "index": (False, False),
     **dict.fromkeys(["important", "note", "seealso", "tab-item", "tip", "warning"], (True, True)),
     **dict.fromkeys(["figure", "glossary", "solution", "tab-set"], (False, True)),
     **dict.fromkeys(["exercise-end", "image", "solution-end", "solution-start"], (False, False)),
