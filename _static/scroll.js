@@ -1,7 +1,7 @@
 // What scrolls sideways inside its box takes the focus, so that the arrow keys can move it.
 (() => {
   const boxes =
-    "article :is(pre, .pst-scrollable-table-container, .cell_output .output, .math, mjx-container, figure)";
+    "article :is(pre, .pst-scrollable-table-container, .cell_output .output, .explorer-scroll, .math, mjx-container, figure)";
   const look = () =>
     document.querySelectorAll(boxes).forEach((box) => {
       const scrolls =

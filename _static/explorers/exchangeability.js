@@ -69,7 +69,7 @@ explorer("exchangeability", ({ red, blue, same, other, draws }) => {
     ball.attr("transform", (_, i) => `translate(${place(i)},28)`)
       .classed("red", (isRed) => isRed)
       .attr("aria-label", (isRed, i) =>
-        `${isRed ? "R" : "B"} ${share(i)}: draw ${i + 1}, ${isRed ? "red" : "blue"}. ` +
+        `${isRed ? "R" : "B"}${share(i)}: draw ${i + 1}, ${isRed ? "red" : "blue"}. ` +
         "Enter changes its colour, arrow keys trade it with its neighbour.");
     ball.select("text.letter").text((isRed) => (isRed ? "R" : "B"));
     ball.select("text.share").text((_, i) => share(i));

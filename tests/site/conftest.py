@@ -13,11 +13,12 @@ sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
 from browser import browser as start_browser  # noqa: E402
 from serve import serve  # noqa: E402
 
-# Every page a reader can come to, from the folder of the site.
+# Every page a reader can come to, from the folder of the site; index.html leads to the first.
 PAGES = sorted(
     path.relative_to(HTML).as_posix()
     for path in HTML.glob("**/*.html")
-    if not {"_static", "reports"} & set(path.relative_to(HTML).parts)
+    if path != HTML / "index.html"
+    and not {"_static", "reports"} & set(path.relative_to(HTML).parts)
 )
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 

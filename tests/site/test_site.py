@@ -164,7 +164,7 @@ def test_no_two_pages_describe_themselves_alike():
 
 def test_a_wrong_address_gets_a_page_that_leads_on(visit):
     page, _ = visit("chapters/no_such_page.html")
-    assert "not found" in page.locator("h1").first.inner_text().lower()
+    assert "not found" in page.locator("article h1").first.inner_text().lower()
     assert page.locator("nav a[href]").count() > 10
 
 
