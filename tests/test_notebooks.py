@@ -142,7 +142,7 @@ def test_an_exercise_and_its_solution_begin_cells_and_the_solution_is_folded():
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_no_myst_is_left(written, name):
-    assert MYST.findall(SPANS.sub("", prose(written[name]))) == []
+    assert MYST.findall(SPANS.sub("code", prose(written[name]))) == []
 
 
 @pytest.mark.parametrize("name", EXECUTED)
