@@ -1,7 +1,10 @@
 """Figures in the prose: inserted from a computation, never typed."""
 
 import math
+import sys
 from numbers import Real
+
+PREFIX = "application/papermill.record/"
 
 
 def insert(figures: dict) -> None:
@@ -22,8 +25,9 @@ def insert(figures: dict) -> None:
 
     Notes
     -----
-    Outside Jupyter Book (where ``myst_nb`` is not installed, say on Colab) there is no page
-    to insert into: the figures are checked, and nothing else happens.
+    Written as ``myst_nb.glue`` writes them, without importing it: with its validators that
+    takes longer than all else a page imports. Outside a notebook there is nothing to insert into:
+    the figures are checked, and that is all.
     """
     for name, value in figures.items():
         if isinstance(value, str):
@@ -32,9 +36,8 @@ def insert(figures: dict) -> None:
             raise TypeError(f"figure {name!r} must be a number or text, got {value!r}: use float()")
         if not math.isfinite(value):
             raise ValueError(f"figure {name!r} is {value}: look at the computation behind it")
-    try:
-        from myst_nb import glue
-    except ModuleNotFoundError:
-        return
-    for name, value in figures.items():
-        glue(name, value if isinstance(value, str) else float(value), display=False)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    for name, value in figures.items() if shell else ():
+        shown = repr(value if isinstance(value, str) else float(value))
+        record = {"name": name, "mime_prefix": PREFIX}
+        shell.display_pub.publish({f"{PREFIX}text/plain": shown}, {"scrapbook": record})

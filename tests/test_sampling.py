@@ -7,12 +7,15 @@ import sys
 from types import SimpleNamespace
 
 import arviz as az
+import IPython
 import jax
+import myst_nb
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
 import xarray as xr
+from IPython.core.displaypub import CapturingDisplayPublisher
 from scipy import stats
 
 import mlm_utils
@@ -539,20 +542,27 @@ def test_nobody_watches_where_there_is_no_standard_error(monkeypatch):
 
 @pytest.fixture
 def page(monkeypatch):
-    """Stand in for the page of a book; return what was inserted into it."""
-    inserted = {}
-
-    def glue(name, value, display):
-        assert not display
-        inserted[name] = value
-
-    monkeypatch.setitem(sys.modules, "myst_nb", SimpleNamespace(glue=glue))
-    return inserted
+    """Stand in for a notebook; return what was published in it."""
+    shell = SimpleNamespace(display_pub=CapturingDisplayPublisher())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    return shell.display_pub.outputs
 
 
-def test_figures_reach_the_page_unrounded(page):
+def test_figures_reach_the_page_unrounded_and_as_myst_nb_glues_them(page, monkeypatch):
     prose.insert({"slope": np.float64(1) / 3, "groups": 20, "worst": "alpha_j[rural]"})
-    assert page == {"slope": 1 / 3, "groups": 20.0, "worst": "alpha_j[rural]"}
+    ours = [(output["data"], output["metadata"]) for output in page]
+    theirs = []
+    monkeypatch.setattr(
+        "myst_nb.ext.glue.ipy_display", lambda data, raw, metadata: theirs.append((data, metadata))
+    )
+    for name, value in {"slope": 1 / 3, "groups": 20.0, "worst": "alpha_j[rural]"}.items():
+        myst_nb.glue(name, value, display=False)
+    assert ours == theirs
+
+
+def test_outside_a_notebook_figures_are_only_checked(capsys):
+    prose.insert({"groups": 20})
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -569,7 +579,7 @@ def test_figures_reach_the_page_unrounded(page):
 def test_a_bad_figure_keeps_all_from_the_page(figure, error, says, page, refuses):
     with refuses(error, *says):
         prose.insert({"groups": 20, "slope": figure})
-    assert page == {}
+    assert page == []
 
 
 # --- Setting up

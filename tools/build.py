@@ -123,10 +123,17 @@ def main() -> int:
 
 
 def own_ipython(build: Path) -> Path:
-    """Make the kernels' own settings: none of a reader's start-up files, and errors logged only."""
+    """Make the kernels' own settings: none of a reader's start-up files, and errors logged only.
+
+    A kernel ends once what a page left to do is done: putting its objects away takes a second.
+    """
     profile = build / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
-    (profile / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n')
+    (profile / "ipython_kernel_config.py").write_text(
+        'c.IPKernelApp.log_level = "ERROR"\n'
+        'end = \'__import__("atexit").register(__import__("os")._exit, 0)\'\n'
+        "c.IPKernelApp.exec_lines = [end]\n"
+    )
     return profile.parent
 
 
