@@ -71,12 +71,9 @@ def describe(app, pagename, templatename, context, doctree):
 
 
 def lighten(app, pagename, templatename, context, doctree):
-    """Let what unfolds a cell be called what it shows; no page without formulas loads MathJax."""
+    """Let what unfolds a cell be called what it shows."""
     body = context.get("body", "")
     context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
-    if 'class="math' not in body:
-        scripts = context["script_files"]
-        scripts[:] = [one for one in scripts if "mathjax" not in repr(vars(one)).lower()]
 
 
 def add_launch_buttons(app, pagename, templatename, context, doctree):

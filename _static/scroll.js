@@ -8,8 +8,8 @@
         box.scrollWidth > box.clientWidth + 1 &&
         /auto|scroll/.test(getComputedStyle(box).overflowX);
       if (scrolls) box.tabIndex = 0;
-      else if (box.tabIndex === 0 && box.tagName !== "MJX-CONTAINER") box.removeAttribute("tabindex");
+      else if (box.tabIndex === 0) box.removeAttribute("tabindex");
     });
-  window.addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(look));
+  window.addEventListener("load", look);
   window.addEventListener("resize", look);
 })();

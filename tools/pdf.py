@@ -21,8 +21,7 @@ PREPARE = """async () => {
     document.querySelectorAll(".admonition.dropdown").forEach(
         each => each.classList.remove("toggle-hidden"));
     document.querySelectorAll("img").forEach(each => { each.loading = "eager"; });
-    await MathJax.startup.promise;
-    await MathJax.startup.document.lazyTypesetAll();
+    await document.fonts.ready;
     await Promise.all([...document.images].map(each => each.decode().catch(() => null)));
     return [document.querySelectorAll("mjx-container").length,
         [...document.images].filter(each => !each.naturalWidth).length,

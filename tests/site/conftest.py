@@ -78,8 +78,6 @@ def visit(browser, site):
             ),
         )
         page.goto(f"{address}/{place}", wait_until="load")
-        if scripts:
-            page.evaluate("window.MathJax?.startup?.promise")
         return page, told
 
     yield go

@@ -10,8 +10,7 @@ from conftest import CHAPTERS, HTML, PAGES
 ROOT = Path(__file__).parents[2]
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 SMALL = 320  # pixels: a telephone, or a page at four times its size
-LIMIT = 1_000_000  # bytes that a page may move, without MathJax
-DRAW = "window.MathJax?.startup?.document?.lazyTypesetAll()"  # formulas out of sight as well
+LIMIT = 1_000_000  # bytes that a page may move
 # Query -> the page that must come first.
 SEARCHES = {
     "partial pooling": "chapters/pooling.html",
@@ -28,7 +27,6 @@ def test_a_page_asks_nobody_else_and_complains_of_nothing(visit, place, where):
         pytest.skip("the page for wrong addresses is only ever served")
     options = {} if where == "served" else {"address": HTML.as_uri()}
     page, told = visit(place, **options)
-    page.evaluate(DRAW)
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     page.wait_for_timeout(200)
     assert told.outside == []
@@ -126,7 +124,7 @@ def test_a_page_moves_less_than_a_megabyte(browser, site, place):
     page, moved = context.new_page(), {}
     page.on("requestfinished", lambda request: moved.update({request.url: request.sizes()}))
     page.goto(f"{site}/{place}", wait_until="networkidle")
-    sizes = {url: s["responseBodySize"] for url, s in moved.items() if "/mathjax/" not in url}
+    sizes = {url: s["responseBodySize"] for url, s in moved.items()}
     context.close()
     assert len(sizes) > 5
     assert sum(sizes.values()) < LIMIT, sorted(sizes.items(), key=lambda item: -item[1])[:5]
