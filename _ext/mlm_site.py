@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 
 from address import find  # tools/, where the build is started from
+from docutils import nodes
 from fontTools import subset, ttLib
 from pydata_sphinx_theme import __file__ as theme
 from sphinx.errors import ExtensionError
@@ -39,9 +40,13 @@ def settle(app, config):
     """Tell the extensions and the theme where the book lives, if that is known."""
     address = app.mlm_address = find(Path(app.srcdir))
     config.notfound_urls_prefix = "/"
+    config.ogp_site_name = config.html_title
+    config.ogp_description_length = 0  # every page says what it is
     if address is None:
         config.ogp_social_cards = {"enable": False}
         return
+    drawn = dict.fromkeys(["image", "image_mini"], "_static/logo.png")
+    config.ogp_social_cards = drawn | {"line_color": "#2a86c4"}
     config.html_baseurl = config.ogp_site_url = address.site
     config.notfound_urls_prefix = "/" + address.site.split("/", 3)[3]
     config.sitemap_url_scheme = "{link}"
@@ -67,7 +72,7 @@ def describe(app, pagename, templatename, context, doctree):
     if not description:
         raise ExtensionError(f"{pagename}: its front matter has no `description:`; give it one")
     context["metatags"] += f'<meta name="description" content="{escape(description)}">\n'
-    context["meta"]["og:description"] = description
+    context["meta"] |= {"og:description": description, "og:image:alt": context["title"]}
 
 
 def lighten(app, pagename, templatename, context, doctree):
@@ -78,7 +83,8 @@ def lighten(app, pagename, templatename, context, doctree):
 
 def add_launch_buttons(app, pagename, templatename, context, doctree):
     """Put buttons to Binder and Colab on a page with code."""
-    if app.mlm_address is None or not context.get("ipynb_source"):
+    cells = doctree.findall(nodes.container) if doctree else ()
+    if app.mlm_address is None or all(cell.get("nb_element") != "cell_code" for cell in cells):
         return
     chapter = pagename.rpartition("/")[2]
     links = {"Binder": app.mlm_address.binder(chapter), "Colab": app.mlm_address.colab(chapter)}

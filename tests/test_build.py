@@ -61,14 +61,15 @@ def write_book(folder, pages, *, package=True):
     return folder
 
 
-def build(book):
+def build(book, repository=""):
     """Build a book as `make book` does; return the exit status and all that was printed."""
+    known = {"GITHUB_REPOSITORY": repository}
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "build.py", book],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        env=os.environ | {"PYTHONPATH": str(book), "PYTHONUNBUFFERED": "1"},
+        env=os.environ | known | {"PYTHONPATH": str(book), "PYTHONUNBUFFERED": "1"},
         check=False,
     )
     return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
@@ -340,6 +341,29 @@ def test_fits_under_the_name_of_no_page_are_refused_as_often_as_one_builds(good)
         (error,) = [line for line in printed.splitlines() if line.startswith("error: ")]
         assert error.startswith("error: the fit 'first' of pgae: no page has this name")
     good.page.write_text(text)
+
+
+@pytest.mark.parametrize("repository", ["someone/book", ""], ids=["known", "unknown"])
+def test_only_a_book_that_knows_its_address_leads_to_it(repository, tmp_path):
+    status, printed = build(write_book(tmp_path, {"first": page("First", "1 + 1")}), repository)
+    assert status == 0, printed
+    html = tmp_path / "_build" / "html"
+    with_code, without = (
+        (html / "chapters" / f"{name}.html").read_text(encoding="utf-8")
+        for name in ("first", "notes")
+    )
+    known = bool(repository)
+    for place in ("https://mybinder.org/v2/gh/someone/book/", "https://colab.research.google.com/"):
+        assert (place in with_code) == known
+        assert place not in without
+    for text in (with_code, without):
+        assert ('href="https://github.com/someone/book"' in text) == known
+        assert ('content="https://someone.github.io/book/_images/social_previews/' in text) == known
+        assert 'property="og:site_name" content="Multilevel Models in Python"' in text
+    assert (html / "sitemap.xml").exists() == known
+    assert len(list(html.glob("_images/social_previews/*.png"))) == 2 * known
+    lost = (html / "404.html").read_text(encoding="utf-8")
+    assert f'src="{"/book" * known}/_static/logo.svg"' in lost
 
 
 class Linked:
