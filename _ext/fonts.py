@@ -1,0 +1,22 @@
+"""Fonts of the few characters that the book shows, inside the style sheets that use them."""
+
+import base64
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+from fontTools import subset, ttLib
+
+
+def embed(path: Path, codes: Collection[int]) -> str:
+    """Return what a style sheet calls a font: that of a file, reduced to some code points."""
+    font, small = ttLib.TTFont(path), io.BytesIO()
+    options = subset.Options(hinting=False)
+    options.drop_tables += ["FFTM"]  # when it was made
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(unicodes=codes & font.getBestCmap().keys())
+    subsetter.subset(font)
+    font.flavor = "woff"
+    font.save(small)
+    data = base64.b64encode(small.getvalue()).decode()
+    return f'url(data:font/woff;base64,{data}) format("woff")'
