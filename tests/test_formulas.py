@@ -16,7 +16,6 @@ sys.path.append(str(Path(__file__).parents[1] / "_ext"))
 import formulas
 
 INLINE = r'<p>Let <span class="math notranslate nohighlight">\(\tau &lt; 2\)</span> be.</p>'
-ENDING = INLINE.replace("</span> be.", "</span>, so.")
 NUMBERED = (
     '<div class="math notranslate nohighlight" id="equation-one">\n'
     '<span class="eqno">(1)<a class="headerlink" href="#equation-one">#</a></span>'
@@ -46,13 +45,18 @@ def test_formulas_are_drawn_where_they_stood_with_their_numbers_and_words(draw, 
     assert page.count("<mi>τ</mi><mo>&lt;</mo>") == 2  # for who listens
     assert '<span class="eqno">(1)<a' in page
     assert "\\" not in page
-    assert "</mjx-container></span>,</span> so." in draw(ENDING)
     styles = (tmp_path / "_static" / formulas.STYLES).read_text(encoding="utf-8")
     fonts = re.findall(r"url\(data:font/woff;base64,([^)]+)\)", styles)
     assert styles.count("@font-face") == len(fonts) == 3  # none, upright and italic
     _, *letters = (TTFont(BytesIO(b64decode(font))).getBestCmap() for font in fonts)
     glyphs = {code for font in letters for code in font}
     assert {ord(character) for character in "τ<2yjμ="} <= glyphs
+
+
+def test_a_comma_stays_with_its_formula(draw):
+    page = draw(INLINE.replace("</span> be.", "</span>, so."))
+    assert 'Let <span class="formula"><span class="math' in page
+    assert "</mjx-container></span>,</span> so." in page
 
 
 def test_a_page_without_formulas_stays_as_it_is(draw):
