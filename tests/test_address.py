@@ -75,7 +75,7 @@ def test_what_follows_from_an_address():
     assert BOOK.colab("pooling") == (
         "https://colab.research.google.com/github/someone/book/blob/notebooks/pooling.ipynb"
     )
-    assert BOOK.raw("a.whl") == "https://raw.githubusercontent.com/someone/book/notebooks/a.whl"
+    assert BOOK.raw("a.txt") == "https://github.com/someone/book/raw/notebooks/a.txt"
 
 
 def test_the_site_of_a_user_has_no_folder():

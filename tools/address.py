@@ -48,7 +48,7 @@ class Address:
 
     def raw(self, file: str) -> str:
         """Return the address of a file that is published beside the notebooks."""
-        return f"https://raw.githubusercontent.com/{self.owner}/{self.name}/{self.notebooks}/{file}"
+        return f"{self.repository}/raw/{self.notebooks}/{file}"
 
 
 def find(source: Path = SOURCE, environment: Mapping = os.environ) -> Address | None:
