@@ -11,7 +11,7 @@ from browser import executable
 from conftest import CHAPTERS
 
 HERE = Path(__file__).parent
-# On a computer: on Lighthouse's slow telephone MathJax alone takes a page to about 50.
+# On a computer: on Lighthouse's slow telephone a long page takes too long to lay out.
 LEAST = 95
 CATEGORIES = ("performance", "accessibility", "best-practices", "seo")
 FLAGS = "--headless=new --no-sandbox --disable-gpu"
