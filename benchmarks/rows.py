@@ -9,8 +9,10 @@ intercepts vary, or intercepts and slopes. Its forms, which are one density:
 - ``segments``: the same with the rows sorted by group, so that a gradient sums over neighbours;
 - ``statistics``: `mlm_utils.scaling.multilevel_from_statistics`, its rows added up by group.
 
-Each is held against moving its bytes once, data and parameters in and the gradient out, at speeds
-measured in the same run: copying them, on one core, and merely reading them, on all.
+A gradient is timed where a sampler needs it: as one of many steps within one program, which is
+started, and finds its memory, once. Each is held against moving its bytes once, data and parameters
+in and the gradient out, at speeds measured in the same run: copying them, on one core, and merely
+reading them, on all.
 """
 
 import argparse
@@ -35,7 +37,7 @@ ROWS_A_GROUP, FEW_GROUPS = 50, 20
 COEFFICIENTS = ("intercept", "a", "b", "c", "d")
 VARYING = {"intercepts": COEFFICIENTS[:1], "intercepts and slopes": COEFFICIENTS}
 WIDTHS = ("float64", "float32")  # the first is the reference
-SECONDS, REPEATS = 0.5, 5  # that a timing is repeated for, at least
+SECONDS, REPEATS = 0.5, 5  # that a timing is repeated for, at least; the first, also of many steps
 BYTES = 1 << 28  # that bandwidth is measured with: more than a cache holds
 TARGET_ROWS, TARGET_SPEEDUP, TARGET_BYTES = 1_000_000, 20, 3
 
@@ -85,15 +87,13 @@ def measure(model: str, n: int, n_groups: int, speed: dict, only: str | None = N
                 if only in (None, form):
                     moving, rebuild = _split(arguments)
                     data, at = cast((moving, point), width)
-                    gradient = jax.jit(
-                        jax.value_and_grad(
-                            lambda at, data, function=function, rebuild=rebuild: log_density(
-                                function, (), rebuild(data), at
-                            )[0]
-                        )
+                    gradient = jax.value_and_grad(
+                        lambda at, data, function=function, rebuild=rebuild: log_density(
+                            function, (), rebuild(data), at
+                        )[0]
                     )
-                    time_taken = clock(gradient, at, data)
-                    found = jax.tree.map(np.float64, gradient(at, data))
+                    time_taken = clock_steps(gradient, at, data)
+                    found = jax.tree.map(np.float64, jax.jit(gradient)(at, data))
                     reference = found if reference is None else reference
                     moved = size(data) + 2 * size(at)
                     cases.append(
@@ -197,6 +197,20 @@ def clock(function, *arguments) -> float:
         jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - start)
     return float(np.median(times))
+
+
+def clock_steps(gradient, at, data) -> float:
+    """Return the median time of a step along the gradient, one of many within one program."""
+
+    @jax.jit
+    def walk(at, data, steps):
+        def step(_, at):
+            return jax.tree.map(lambda a, g: a + 1e-12 * g, at, gradient(at, data)[1])
+
+        return jax.lax.fori_loop(0, steps, step, at)
+
+    steps = max(1, round(SECONDS / clock(walk, at, data, 1)))
+    return clock(walk, at, data, steps) / steps
 
 
 def apart(gradient: dict, reference: dict) -> float:

@@ -500,14 +500,13 @@ def group_effects(term, tau_prior, eta):
     effects = numpyro.plate(f"{name}_effect", q, dim=-1)
     with effects:
         tau = numpyro.sample(f"tau_{name}", scale_distribution(tau_prior))
-    L_Omega = jnp.eye(q)
     if term.correlated:
         L_Omega = numpyro.sample(
             f"L_Omega_{name}",
             dist.LKJCholesky(q, eta),
             infer={"event_dims": [f"{name}_effect", f"{name}_effect_2"]},
         )
-    L_Sigma = tau[:, None] * L_Omega
+        L_Sigma = tau[:, None] * L_Omega
     if term.centred and term.correlated:
         with numpyro.plate(name, term.n_groups):
             return numpyro.sample(
@@ -519,7 +518,8 @@ def group_effects(term, tau_prior, eta):
         if term.centred:
             return numpyro.sample(f"b_{name}", dist.Normal(0.0, tau))
         z = numpyro.sample(f"z_{name}", dist.Normal(0.0, 1.0))
-        return numpyro.deterministic(f"b_{name}", z @ L_Sigma.T)
+        b = z @ L_Sigma.T if term.correlated else tau * z
+        return numpyro.deterministic(f"b_{name}", b)
 
 
 def scale_distribution(prior):

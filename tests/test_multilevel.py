@@ -49,7 +49,7 @@ CONFIGURATIONS = {
 }
 
 # Name of the bug -> (text of the module, its replacement, a configuration in which it shows).
-EFFECTS, SCALED = "b[term.idx]", "tau[:, None] * L_Omega"
+EFFECTS, SCALED, ALONE = "b[term.idx]", "tau[:, None] * L_Omega", "tau * z"
 BUGS = {
     "index ignored": (EFFECTS, "b[0]", "an intercept"),
     "index reversed": (EFFECTS, "b[term.n_groups - 1 - term.idx]", "an intercept"),
@@ -66,10 +66,12 @@ BUGS = {
     "population sds as variances": ("mean, prior.beta_sd", "mean, prior.beta_sd**0.5", "no term"),
     "sigma squared": ("Normal(mu, sigma)", "Normal(mu, sigma**2)", "no term"),
     "columns scaled": (SCALED, "tau * L_Omega", "correlated"),
-    "tau dropped": (SCALED, "L_Omega", "an intercept"),
-    "tau squared": (SCALED, "tau[:, None] ** 2 * L_Omega", "an intercept"),
+    "tau dropped": (ALONE, "z", "an intercept"),
+    "tau squared": (ALONE, "tau**2 * z", "an intercept"),
     "tau a variance": (SCALED, "jnp.sqrt(tau)[:, None] * L_Omega", "correlated, centred"),
-    "tau of the first effect": (SCALED, "tau[0] * L_Omega", "slopes"),
+    "tau of the first effect": (ALONE, "tau[0] * z", "slopes"),
+    "tau of the first effect, correlated": (SCALED, "tau[0] * L_Omega", "correlated"),
+    "tau dropped, correlated": (SCALED, "L_Omega", "correlated"),
     "correlation dropped": (SCALED, "jnp.diag(tau)", "correlated"),
     "LKJ uniform": ("LKJCholesky(q, eta)", "LKJCholesky(q, 1.0)", "correlated"),
     "factor transposed": ("z @ L_Sigma.T", "z @ L_Sigma", "correlated"),
