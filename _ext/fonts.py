@@ -8,17 +8,20 @@ from pathlib import Path
 from fontTools import subset, ttLib
 
 
-def embed(path: Path, codes: Collection[int]) -> str:
-    """Return what a style sheet calls a font: that of a file, reduced to some code points.
+def embed(path: Path, codes: Collection[int] | None = None) -> str:
+    """Return what a style sheet calls a font: that of a file, whole or reduced to some code points.
 
-    A font with none of them stays whole: a browser refuses one without characters.
+    It is empty if the font has none of them: a browser refuses one without characters.
     """
     font, small = ttLib.TTFont(path), io.BytesIO()
     options = subset.Options(hinting=False)
     options.drop_tables += ["FFTM"]  # when it was made
     subsetter = subset.Subsetter(options)
     there = font.getBestCmap().keys()
-    subsetter.populate(unicodes=codes & there or there)
+    kept = there if codes is None else codes & there
+    if not kept:
+        return ""
+    subsetter.populate(unicodes=kept)
     subsetter.subset(font)
     font.flavor = "woff"
     font.save(small)

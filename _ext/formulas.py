@@ -94,7 +94,8 @@ def with_fonts(styles: str, drawn: str, mathjax: Path) -> str:
         if found["family"] not in used:
             return ""
         file = re.search(r'[^/"]+\.woff', found["source"])[0]
-        source = embed(mathjax / "output" / "chtml" / "fonts" / "woff-v2" / file, shown)
+        file = mathjax / "output" / "chtml" / "fonts" / "woff-v2" / file
+        source = embed(file, shown) or embed(file)  # whole: it has none, and sets the line's height
         return found[0].replace(found["source"], source)
 
     return FACE.sub(face, styles)

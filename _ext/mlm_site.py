@@ -134,9 +134,11 @@ def draw_icons(app, exception):
     ]
     drawn = {codes[name] for name in shown} | own
     for kind, (file, weight, classes) in FACES.items():
+        if not (font := embed(theme / "webfonts" / file, drawn)):
+            continue
         written += [
             f'@font-face{{font-family:"Icons {kind}";font-weight:{weight};font-display:block;'
-            f"src:{embed(theme / 'webfonts' / file, drawn)}}}",
+            f"src:{font}}}",
             f':root{{--fa-font-{kind}:normal {weight} 1em/1 "Icons {kind}"}}',
             f'{classes}{{font-family:"Icons {kind}";font-weight:{weight}}}',
         ]

@@ -2,14 +2,24 @@
 (() => {
   const boxes =
     "article :is(pre, .pst-scrollable-table-container, .cell_output .output, .explorer-scroll, .math, mjx-container, figure)";
-  const look = () =>
-    document.querySelectorAll(boxes).forEach((box) => {
+  const idle = window.requestIdleCallback ?? ((look) => setTimeout(look, 20));
+  let left = [];
+  // A few at a time: measuring them all would hold up the page.
+  const look = () => {
+    for (const box of left.splice(0, 16)) {
       const scrolls =
         box.scrollWidth > box.clientWidth + 1 &&
         /auto|scroll/.test(getComputedStyle(box).overflowX);
       if (scrolls) box.tabIndex = 0;
       else if (box.tabIndex === 0) box.removeAttribute("tabindex");
-    });
-  window.addEventListener("load", look);
-  window.addEventListener("resize", look);
+    }
+    if (left.length) idle(look);
+    else document.documentElement.dataset.scroll = "known";
+  };
+  const start = () => {
+    left = [...document.querySelectorAll(boxes)];
+    idle(look);
+  };
+  window.addEventListener("load", start);
+  window.addEventListener("resize", start);
 })();

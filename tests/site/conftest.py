@@ -78,6 +78,8 @@ def visit(browser, site):
             ),
         )
         page.goto(f"{address}/{place}", wait_until="load")
+        if scripts:  # what scrolls has been found (scroll.js)
+            page.wait_for_function("document.documentElement.dataset.scroll")
         return page, told
 
     yield go

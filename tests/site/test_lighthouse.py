@@ -11,8 +11,7 @@ from browser import executable
 from conftest import CHAPTERS
 
 HERE = Path(__file__).parent
-# On a computer: on Lighthouse's slow telephone a long page takes too long to lay out.
-LEAST = 95
+LEAST = 95  # on Lighthouse's slow telephone, which asks more of a page than a computer
 CATEGORIES = ("performance", "accessibility", "best-practices", "seo")
 FLAGS = "--headless=new --no-sandbox --disable-gpu"
 
@@ -23,15 +22,7 @@ def judge(url, report):
     script = HERE / "node_modules" / "lighthouse" / "cli" / "index.js"
     subprocess.run(
         [
-            *(
-                node,
-                script,
-                url,
-                "--quiet",
-                "--preset=desktop",
-                "--output=json",
-                f"--output-path={report}",
-            ),
+            *(node, script, url, "--quiet", "--output=json", f"--output-path={report}"),
             *(f"--only-categories={','.join(CATEGORIES)}", f"--chrome-flags={FLAGS}"),
         ],
         env=os.environ | ({"CHROME_PATH": path} if (path := executable()) else {}),

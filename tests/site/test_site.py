@@ -10,7 +10,7 @@ from conftest import CHAPTERS, HTML, PAGES
 ROOT = Path(__file__).parents[2]
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 SMALL = 320  # pixels: a telephone, or a page at four times its size
-LIMIT = 1_000_000  # bytes that a page may move, without what all share of MathJax
+LIMIT = 1_000_000  # bytes that a page may move
 # Query -> the page that must come first.
 SEARCHES = {
     "partial pooling": "chapters/pooling.html",
@@ -20,6 +20,12 @@ SEARCHES = {
 }
 
 
+def fetch_figures(page):
+    """Have the figures that wait until a reader comes near."""
+    page.evaluate("document.querySelectorAll('img').forEach(each => { each.loading = 'eager'; })")
+    page.wait_for_function("[...document.images].every(each => each.complete)")
+
+
 @pytest.mark.parametrize("where", ["served", "from disk"])
 @pytest.mark.parametrize("place", PAGES)
 def test_a_page_asks_nobody_else_and_complains_of_nothing(visit, place, where):
@@ -27,7 +33,7 @@ def test_a_page_asks_nobody_else_and_complains_of_nothing(visit, place, where):
         pytest.skip("the page for wrong addresses is only ever served")
     options = {} if where == "served" else {"address": HTML.as_uri()}
     page, told = visit(place, **options)
-    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    fetch_figures(page)
     page.wait_for_timeout(200)
     assert told.outside == []
     assert told.errors == []
@@ -123,9 +129,10 @@ def test_a_page_moves_less_than_a_megabyte(browser, site, place):
     context = browser.new_context()
     page, moved = context.new_page(), {}
     page.on("requestfinished", lambda request: moved.update({request.url: request.sizes()}))
-    page.goto(f"{site}/{place}", wait_until="networkidle")
-    shared = "/_static/formulas.css"
-    sizes = {url: s["responseBodySize"] for url, s in moved.items() if shared not in url}
+    page.goto(f"{site}/{place}", wait_until="load")
+    fetch_figures(page)
+    page.wait_for_load_state("networkidle")
+    sizes = {url: sizes["responseBodySize"] for url, sizes in moved.items()}
     context.close()
     assert len(sizes) > 5
     assert sum(sizes.values()) < LIMIT, sorted(sizes.items(), key=lambda item: -item[1])[:5]
@@ -165,6 +172,23 @@ def test_a_wrong_address_gets_a_page_that_leads_on(visit):
     page, _ = visit("chapters/no_such_page.html")
     assert "not found" in page.locator("article h1").first.inner_text().lower()
     assert page.locator("nav a[href]").count() > 10
+
+
+@pytest.mark.parametrize("width", [SMALL, 1280])
+def test_a_link_into_a_page_leads_to_its_place(visit, width):
+    """Also where figures above it are not there yet."""
+    place = "chapters/coding_and_identifiability.html"
+    page, _ = visit(f"{place}#exercises", width=width)
+    top = "document.getElementById('exercises').getBoundingClientRect().top"
+    page.wait_for_function(f"{top} > 0 && {top} < 200")
+
+
+def test_a_page_has_the_readers_colours_before_a_script_has_run(visit):
+    for theme in ("light", "dark"):
+        page, _ = visit("chapters/intro.html", theme=theme)
+        page.route("**/*.js", lambda request: request.abort())
+        page.reload()
+        assert page.evaluate("document.documentElement.dataset.theme") == theme
 
 
 def test_printing_shows_formulas_figures_and_no_furniture(visit):
