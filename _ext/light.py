@@ -36,7 +36,7 @@ def finish(app, exception):
     """Lighten the pages that were written."""
     if exception or app.builder.name != "html":
         return
-    out = Path(app.outdir)
+    out = Path(app.outdir).resolve()
     for path in out.glob("**/*.html"):
         if path.parent == out / "_static":  # a theme's own
             continue
@@ -61,9 +61,7 @@ def join_styles(head: str, folder: Path, out: Path) -> str:
     names = STYLES.findall(head)
     if not names:
         return head
-    styles = "\n".join(
-        read(locate(name, folder).resolve(), out.resolve() / "_static") for name in names
-    )
+    styles = "\n".join(read(locate(name, folder), out / "_static") for name in names)
     file = f"book-{hashlib.sha256(styles.encode()).hexdigest()[:8]}.css"
     (out / "_static" / file).write_text(styles, encoding="utf-8")
     where = names[0].partition("_static/")[0] + "_static/" + file
@@ -75,14 +73,13 @@ def read(file: Path, static: Path) -> str:
     """Return a style sheet, with those it imports, as it would be written in another folder."""
     text = file.read_text(encoding="utf-8").removeprefix('@charset "UTF-8";')
     text = IMPORTED.sub(lambda found: read((file.parent / found[1]).resolve(), static), text)
-    return ADDRESS.sub(
-        lambda found: f"url({os.path.relpath(file.parent / found[2], static)})", text
-    )
+    here = file.parent.relative_to(static).as_posix()
+    return ADDRESS.sub(lambda found: f"url({normpath(f'{here}/{found[2]}')})", text)
 
 
 def locate(name: str, folder: Path) -> Path:
     """Return the file that a page in a folder calls by this name."""
-    return folder / name[name.index("_static/") if name.startswith("/") else 0 :]
+    return (folder / name[name.index("_static/") if name.startswith("/") else 0 :]).resolve()
 
 
 def measure(found: re.Match, folder: Path) -> str:
