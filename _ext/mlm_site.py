@@ -16,6 +16,8 @@ from sphinx.errors import ExtensionError
 
 FONTS = Path(theme).parent / "theme/pydata_sphinx_theme/static/vendor/fontawesome"
 ICON = re.compile(r"\bfa-([a-z0-9-]+)")
+PERCENT = re.compile(r"(?<=\d) %|^ %")  # at the start, after a number that was inserted
+HYPHEN = re.compile(r"^-(?:(?P<zero>0(?:\.0+)?)|(?P<number>\d[\d.,]*))$")
 RULE = re.compile(r"((?:\.fa-[\w-]+:before,?)+)\{content:\"\\([0-9a-f]+)\"")
 FACES = {  # kind -> file of the font, weight, classes
     "solid": ("fa-solid-900.ttf", 900, ".fa,.fas,.far,.fa-solid,.fa-regular"),
@@ -27,6 +29,7 @@ def setup(app):
     """Connect to Sphinx."""
     app.connect("config-inited", settle, priority=1)
     app.connect("builder-inited", share_translators)
+    app.connect("doctree-resolved", typeset)
     app.connect("html-page-context", describe, priority=1)
     app.connect("html-page-context", lighten, priority=800)
     app.connect("html-page-context", add_launch_buttons, priority=900)
@@ -60,6 +63,19 @@ def share_translators(app):
     """Write the book on one page with what writes it on many, for nodes that name only these."""
     handlers = app.registry.translation_handlers
     handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
+
+
+def typeset(app, doctree, docname):
+    """Give inserted numbers a minus, and keep a percent sign beside its number."""
+    for text in list(doctree.findall(nodes.Text)):
+        parent, old = text.parent, text.astext()
+        if isinstance(parent, nodes.raw | nodes.literal | nodes.literal_block | nodes.math):
+            continue
+        new = PERCENT.sub("\N{NO-BREAK SPACE}%", old)
+        if "pasted-text" in parent.get("classes", ()):
+            new = HYPHEN.sub(lambda found: found["zero"] or f"\N{MINUS SIGN}{found['number']}", new)
+        if new != old:
+            parent.replace(text, nodes.Text(new))
 
 
 def describe(app, pagename, templatename, context, doctree):

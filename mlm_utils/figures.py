@@ -22,6 +22,7 @@ def use_house_style() -> None:
         rc={
             "figure.figsize": (7.0, 4.0),
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.wspace": 0.06,  # labels of neighbours do not touch
             "axes.spines.right": False,
             "axes.spines.top": False,
             "legend.frameon": False,
