@@ -66,7 +66,18 @@ def share_translators(app):
 
 
 def typeset(app, doctree, docname):
-    """Give inserted numbers a minus, and keep a percent sign beside its number."""
+    """Put a minus before inserted numbers, and let no line begin with a percent sign or a footnote."""
+    for note in doctree.findall(nodes.footnote_reference):
+        at = note.parent.index(note)
+        if at and (before := note.parent[at - 1]).astext().endswith(" "):
+            before.parent.replace(
+                before, nodes.Text(before.astext().rstrip() + "\N{NO-BREAK SPACE}")
+            )
+    for link in doctree.findall(nodes.reference):
+        if link.astext().startswith(" "):  # the title of a solution
+            text = link.next_node(nodes.Text)
+            text.parent.replace(text, nodes.Text(text.lstrip()))
+            link.parent.insert(link.parent.index(link), nodes.Text(" "))
     for text in list(doctree.findall(nodes.Text)):
         parent, old = text.parent, text.astext()
         if isinstance(parent, nodes.raw | nodes.literal | nodes.literal_block | nodes.math):

@@ -33,4 +33,7 @@ def use_house_style() -> None:
     mpl.rcParams["figure.dpi"] = 200  # of what is rasterised inside a vector figure
     az.rcParams["stats.ci_kind"] = "eti"
     az.rcParams["stats.ci_prob"] = 0.9
+    az.rcParams["stats.round_to"] = (
+        "3g"  # with two an interval of 69.9 to 70.3 would be one of 70 to 70
+    )
     matplotlib_inline.backend_inline.set_matplotlib_formats("svg", metadata={"Date": None})

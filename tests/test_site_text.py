@@ -43,3 +43,15 @@ def test_a_percent_sign_stays_with_its_number():
 
 def test_code_stays_as_it_is():
     assert typeset(nodes.literal("", "5 % 3"), nodes.raw("", "-1 %", format="html")) == "5 % 3-1 %"
+
+
+def test_a_footnote_stays_with_the_word_before_it():
+    note = nodes.footnote_reference("", "1")
+    assert typeset(nodes.Text("as Stein said "), note) == f"as Stein said{SPACE}1"
+    assert typeset(nodes.footnote_reference("", "1"), nodes.Text(" is first ")) == "1 is first "
+
+
+def test_a_link_does_not_begin_with_a_space():
+    link = nodes.reference("", "", nodes.inline("", " Exercise 1"))
+    assert typeset(nodes.Text("Solution to"), link) == "Solution to Exercise 1"
+    assert link.astext() == "Exercise 1"
