@@ -16,6 +16,7 @@ from sphinx.errors import ExtensionError
 
 FONTS = Path(theme).parent / "theme/pydata_sphinx_theme/static/vendor/fontawesome"
 ICON = re.compile(r"\bfa-([a-z0-9-]+)")
+CODE = (nodes.raw, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block)
 PERCENT = re.compile(r"(?<=\d) %|^ %")  # at the start, after a number that was inserted
 HYPHEN = re.compile(r"^-(?:(?P<zero>0(?:\.0+)?)|(?P<number>\d[\d.,]*))$")
 RULE = re.compile(r"((?:\.fa-[\w-]+:before,?)+)\{content:\"\\([0-9a-f]+)\"")
@@ -66,21 +67,19 @@ def share_translators(app):
 
 
 def typeset(app, doctree, docname):
-    """Put a minus before inserted numbers, and let no line begin with a percent sign or a footnote."""
-    for note in doctree.findall(nodes.footnote_reference):
-        at = note.parent.index(note)
-        if at and (before := note.parent[at - 1]).astext().endswith(" "):
-            before.parent.replace(
-                before, nodes.Text(before.astext().rstrip() + "\N{NO-BREAK SPACE}")
-            )
-    for link in doctree.findall(nodes.reference):
+    """Give inserted numbers a minus; let no line begin with a percent sign or a footnote."""
+    for note in list(doctree.findall(nodes.footnote_reference)):
+        before = note.parent[max(note.parent.index(note) - 1, 0)]
+        if isinstance(before, nodes.Text) and before.endswith(" "):
+            note.parent.replace(before, nodes.Text(before.rstrip() + "\N{NO-BREAK SPACE}"))
+    for link in list(doctree.findall(nodes.reference)):
         if link.astext().startswith(" "):  # the title of a solution
             text = link.next_node(nodes.Text)
             text.parent.replace(text, nodes.Text(text.lstrip()))
             link.parent.insert(link.parent.index(link), nodes.Text(" "))
     for text in list(doctree.findall(nodes.Text)):
         parent, old = text.parent, text.astext()
-        if isinstance(parent, nodes.raw | nodes.literal | nodes.literal_block | nodes.math):
+        if parent is None or isinstance(parent, CODE):  # none: of a reference
             continue
         new = PERCENT.sub("\N{NO-BREAK SPACE}%", old)
         if "pasted-text" in parent.get("classes", ()):
