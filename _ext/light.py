@@ -14,7 +14,7 @@ STYLES = re.compile(r'[ \t]*<link\b[^>]*?href="([^"]*_static/[^"?]*\.css)[^>]*>\
 IMPORTED = re.compile(r'@import "([^"]+)";')
 # Addresses of files; not of what is written out, is elsewhere, or is a part of the page.
 ADDRESS = re.compile(r"""url\((["']?)(?!data:|https?:|[#%/])([^"')]+)\1\)""")
-SCRIPT = re.compile(r'<script\b(?P<with>[^>]*?)src="(?P<file>[^"?]*_static/[^"?]*)[^"]*"></script>')
+SCRIPT = re.compile(r'<script\b(?![^>]*\bdefer\b)[^>]*?src="(?P<file>[^"?]*)[^"]*"></script>')
 OPTIONS = "documentation_options.js"  # a line, of which lines in the page make use
 FIGURE = re.compile(r'<img(?P<with>[^>]*?src="(?P<file>[^"]*_images/[^"]*\.svg)")')
 SIZE = re.compile(r'<svg\b[^>]*?\bwidth="([\d.]+)pt" height="([\d.]+)pt"')

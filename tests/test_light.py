@@ -18,6 +18,8 @@ HEAD = """<html><head>
 <script src="../_static/documentation_options.js?v=1"></script>
 <script data-prefix="a" src="../_static/tabs.js?v=2"></script>
 <script>let hint = 'here';</script>
+<script defer src="../_static/drawing.js"></script>
+<script src="../searchindex.js"></script>
 </head><body>"""
 BODY = """<pre><span class="n">tau</span><span class="w"> </span><span class="o">=</span></pre>
 <img alt="Dots." src="../_images/dots.svg" />
@@ -65,6 +67,8 @@ def test_scripts_wait_for_the_page_and_options_are_in_it(finish):
     assert '<script defer data-prefix="a" src="../_static/tabs.js?v=2">' in head
     assert "<script>const OPTIONS = {};</script>" in head
     assert "<script>let hint" in head
+    assert '<script defer src="../searchindex.js">' in head  # needs those before it
+    assert head.count("defer") == 3
 
 
 def test_the_page_for_wrong_addresses_finds_its_files_from_the_top(finish, tmp_path):

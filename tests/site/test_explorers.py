@@ -384,12 +384,16 @@ def test_explorer_works_from_disk(browser, name):
 
 
 def test_scripts_are_on_pages_with_an_explorer_only():
-    files = re.compile(r'(?:src|href)="[^"]*_static/((?:vendor/d3|explorers/)[\w.]+)')
-    found = {page: files.findall((HTML / page).read_text(encoding="utf-8")) for page in CHAPTERS}
+    texts = {page: (HTML / page).read_text(encoding="utf-8") for page in CHAPTERS}
+    files = re.compile(r'src="[^"]*_static/((?:vendor/d3|explorers/)[\w.]+)')
+    found = {page: files.findall(text) for page, text in texts.items()}
     assert {page for page, names in found.items() if names} == set(PAGES.values())
     for name, page in PAGES.items():
-        own = [f"explorers/{file}" for file in ("explorer.css", "explorer.js", f"{name}.js")]
-        assert found[page] == [own[0], "vendor/d3.min.js", *own[1:]]
+        assert found[page] == ["vendor/d3.min.js", "explorers/explorer.js", f"explorers/{name}.js"]
+    for page, text in texts.items():
+        (styles,) = re.findall(r'<link rel="stylesheet" href="([^"]+)"', text)
+        rules = (HTML / page).parent.joinpath(styles).read_text(encoding="utf-8")
+        assert (".explorer-scroll" in rules) == (page in PAGES.values()), page
 
 
 def test_library_is_the_package_s_own_to_the_byte():
