@@ -27,6 +27,7 @@ EXECUTED = [
     name for name, page in BOOK.pages.items() if any(c.cell_type == "code" for c in page.cells)
 ]
 EQUATION = BOOK.labels["eq-po-family"][0].strip("()")
+MORE = {"who_is_the_group": ["statsmodels"], "scaling": ["ibis"]}  # modules beside the wheel's
 QUICK = ["cheese"]  # the only one without a long fit
 MYST = re.compile(
     r"\{[a-z]+(:[a-z]+)?\}`"  # a role
@@ -165,8 +166,7 @@ def test_a_notebook_asks_only_for_what_the_project_names(written, name):
     needed = needs(written[name])
     assert next(iter(needed.values())) in ("w.whl", HOME.raw("w.whl"))
     assert set(list(needed.values())[1:]) <= set(project["optional-dependencies"]["book"])
-    expected = {"who_is_the_group": ["statsmodels"], "scaling": ["ibis"]}
-    assert list(needed) == ["mlm_utils", *expected.get(name, [])]
+    assert list(needed) == ["mlm_utils", *MORE.get(name, [])]
 
 
 def needs(notebook):
@@ -207,13 +207,17 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clean(folder, tmp_path_factory):
     """The Python of an environment that has the wheel, what it needs, and a kernel; no more."""
-    place = tmp_path_factory.mktemp("clean")
+    return environment(folder, tmp_path_factory.mktemp("clean"))
+
+
+def environment(folder, place, *more):
+    """Make an environment with the wheel, what it needs, a kernel, and more packages if named."""
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "venv", "--quiet", "--offline", "--python", sys.executable, place / "venv"],
                    check=True)  # fmt: skip
     python = place / "venv" / "bin" / "python"
     (site,) = place.glob("venv/lib/python*/site-packages")
-    packages = closure("mlm-utils", "ipykernel", "nbclient")
+    packages = closure("mlm-utils", "ipykernel", "nbclient", *more)
     del packages["mlm-utils"]
     for package in packages.values():
         for top in {path.parts[0] for path in package.files if path.parts[0] != ".."}:
@@ -248,13 +252,22 @@ def run(python, notebook, place):
     [
         pytest.param(name, marks=() if name in QUICK else pytest.mark.full)
         for name in EXECUTED
-        if name not in ("who_is_the_group", "scaling")  # they need more than the wheel: see below
+        if name not in MORE  # than the wheel: see below
     ],
 )
 def test_a_notebook_runs_from_any_folder_with_the_wheel_alone(folder, clean, tmp_path, name):
     done = run(clean, folder / f"{name}.ipynb", tmp_path)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(clean.parents[1])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", MORE)
+def test_a_notebook_runs_with_the_wheel_and_what_it_asks_for(folder, tmp_path, name):
+    _, *more = needs(nbformat.read(folder / f"{name}.ipynb", as_version=4)).values()
+    python = environment(folder, tmp_path, *more)
+    done = run(python, folder / f"{name}.ipynb", tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_notebook_says_what_is_missing(folder, clean, tmp_path):
