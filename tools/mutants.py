@@ -21,7 +21,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 REGISTRY = Path("data", "planted_bugs.toml")
-NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "_build", "dist", "notebooks")
+NOT_COPIED = shutil.ignore_patterns(
+    ".*", "__pycache__", "_build", "dist", "node_modules", "notebooks"
+)
 CAUGHT = "caught"
 MINUTES = 5  # that a test may take with a bug in it
 
