@@ -146,12 +146,10 @@ def draw_icons(app, exception):
     }
     pages = (path.read_text(encoding="utf-8") for path in Path(app.outdir).glob("**/*.html"))
     shown = {name for text in pages for name in ICON.findall(text)} & codes.keys()
-    # The theme's own rules draw some by their number.
-    own = {
-        int(code, 16)
-        for path in (static / "styles").glob("*.css")
-        for code in re.findall(r"\\(f[0-9a-f]{3})\b", path.read_text(encoding="utf-8"))
-    }
+    # The theme's own rules draw some by their number, or as the character it stands for.
+    rules = "".join(path.read_text(encoding="utf-8") for path in (static / "styles").glob("*.css"))
+    own = {int(code, 16) for code in re.findall(r"\\(f[0-9a-f]{3})\b", rules)}
+    own |= {ord(character) for character in re.findall("[\ue000-\uf8ff]", rules)}
     written = [
         ".fa,.fas,.far,.fa-solid,.fa-regular,.fab,.fa-brands{display:inline-block;"
         "font-style:normal;font-variant:normal;line-height:1;text-rendering:auto;"

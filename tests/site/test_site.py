@@ -106,6 +106,16 @@ def test_every_figure_has_caption_number_and_words_for_what_it_shows(visit, plac
 
 
 @pytest.mark.parametrize("place", CHAPTERS)
+def test_figures_keep_their_shape_on_a_small_screen(visit, place):
+    page, _ = visit(place, width=SMALL)
+    fetch_figures(page)
+    stretched = """[...document.querySelectorAll('article figure img')].filter(each => Math.abs(
+        each.clientHeight / each.clientWidth - each.naturalHeight / each.naturalWidth) > 0.02
+        ).map(each => each.src)"""
+    assert page.evaluate(stretched) == []
+
+
+@pytest.mark.parametrize("place", CHAPTERS)
 def test_the_keyboard_reaches_everything(visit, place):
     """Links, buttons and folded parts take the focus, and what has it can be seen."""
     page, _ = visit(place)
