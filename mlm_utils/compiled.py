@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, init_to_median, log_likelihood
+from tqdm.auto import tqdm
 
 from mlm_utils.design import _is_spread
 from mlm_utils.integration import Integrated
@@ -27,6 +28,7 @@ from mlm_utils.integration import Integrated
 FIELDS = ("num_steps", "accept_prob", "energy", "diverging")
 MAX_TREE_DEPTH = 10
 KEPT = 16  # programs
+REPORTED = 50  # steps of a chain, after which a progress bar moves
 _programs: OrderedDict = OrderedDict()
 
 
@@ -69,7 +71,7 @@ def draw(
     keys : jax.Array
         A random key a chain, shape ``(chains,)``.
     progress : bool
-        Show NumPyro's progress bar. Its program is compiled anew every time, and rounds otherwise.
+        Show a progress bar, of all chains. Not where the rows of the data take all devices.
 
     Returns
     -------
@@ -95,8 +97,8 @@ def draw(
     while len(_programs) > KEPT:
         _programs.popitem(last=False)
     sample, finish = _programs[name]
-    rounds = []
-    with drawing() as seconds:
+    rounds, steps = [], len(keys) * sum(dict(program.length).values())
+    with drawing() as seconds, _bar(steps, len(keys), shown=progress and not spread):
         for first in range(0, len(keys), size):
             some = keys[first : first + size]
             draws, fields = sample(some, leaves)
@@ -186,7 +188,8 @@ def _compile(program, rebuild, spread, keys, leaves, progress):
     """Compile the functions that sample and finish chains, side by side."""
 
     def sample(key, leaves):
-        mcmc = MCMC(_kernel(program), num_chains=1, progress_bar=False, **dict(program.length))
+        kernel = _kernel(program, _Reporting if progress and not spread else NUTS)
+        mcmc = MCMC(kernel, num_chains=1, progress_bar=False, **dict(program.length))
         mcmc.run(key, extra_fields=FIELDS, **rebuild(leaves))
         return mcmc.get_samples(), mcmc.get_extra_fields()
 
@@ -207,8 +210,6 @@ def _compile(program, rebuild, spread, keys, leaves, progress):
     sample, finish = jax.pmap(sample, in_axes=(0, None)), jax.pmap(finish, in_axes=(0, 0, None))
     sample = sample.lower(keys, leaves)
     finish = finish.lower(keys, sample.out_info[0], leaves)
-    if progress:
-        return lambda keys, leaves: _watched(program, keys, rebuild(leaves)), finish.compile()
     with ThreadPoolExecutor(2) as pool:
         return tuple(pool.map(lambda lowered: lowered.compile(), (sample, finish)))
 
@@ -224,8 +225,8 @@ def _one_chain(function):
     return call
 
 
-def _kernel(program):
-    return NUTS(
+def _kernel(program, kind):
+    return kind(
         program.sampled,
         init_strategy=init_to_median,
         max_tree_depth=MAX_TREE_DEPTH,
@@ -233,17 +234,38 @@ def _kernel(program):
     )
 
 
-def _watched(program, keys, arguments):
-    """Draw chains with NumPyro's progress bar."""
-    mcmc = MCMC(
-        _kernel(program),
-        num_chains=len(keys),
-        chain_method="parallel",
-        progress_bar=True,
-        **dict(program.length),
-    )
-    mcmc.run(keys if len(keys) > 1 else keys[0], extra_fields=FIELDS, **arguments)
-    return mcmc.get_samples(group_by_chain=True), mcmc.get_extra_fields(group_by_chain=True)
+class _Reporting(NUTS):
+    """NUTS that moves the progress bar, from within a compiled program.
+
+    With NumPyro's own bar, a program is compiled anew every time.
+    """
+
+    def sample(self, state, model_args, model_kwargs):
+        """Take a step."""
+        state = super().sample(state, model_args, model_kwargs)
+        jax.lax.cond(state.i % REPORTED == 0, lambda: jax.debug.callback(_move), lambda: None)
+        return state
+
+
+_bars: list = []  # the one that is shown
+
+
+def _move():
+    for bar in _bars:
+        bar.update(REPORTED)
+
+
+@contextlib.contextmanager
+def _bar(steps, chains, *, shown):
+    """Show a progress bar while the context lasts."""
+    with tqdm(total=steps, desc=f"{chains} chains", unit="step", disable=not shown) as bar:
+        _bars[:] = [bar]
+        try:
+            yield
+        finally:
+            jax.effects_barrier()
+            _bars.clear()
+        bar.update(steps - bar.n)
 
 
 def _stats(fields):
