@@ -88,6 +88,7 @@ def draw(
         leaves, rebuild = [], lambda _: dict(arguments)
         digest = _digest(program, leaves, rebuild)
     spread = next((x.sharding.mesh for x in leaves if _is_spread(x)), None)
+    progress = progress and spread is None
     devices = 1 if spread else jax.local_device_count()
     size = max(k for k in range(1, devices + 1) if len(keys) % k == 0)
     name = digest, size, spread, progress
@@ -98,7 +99,7 @@ def draw(
         _programs.popitem(last=False)
     sample, finish = _programs[name]
     rounds, steps = [], len(keys) * sum(dict(program.length).values())
-    with drawing() as seconds, _bar(steps, len(keys), shown=progress and not spread):
+    with drawing() as seconds, _bar(steps, len(keys), shown=progress):
         for first in range(0, len(keys), size):
             some = keys[first : first + size]
             draws, fields = sample(some, leaves)
@@ -188,7 +189,7 @@ def _compile(program, rebuild, spread, keys, leaves, progress):
     """Compile the functions that sample and finish chains, side by side."""
 
     def sample(key, leaves):
-        kernel = _kernel(program, _Reporting if progress and not spread else NUTS)
+        kernel = _kernel(program, _Reporting if progress else NUTS)
         mcmc = MCMC(kernel, num_chains=1, progress_bar=False, **dict(program.length))
         mcmc.run(key, extra_fields=FIELDS, **rebuild(leaves))
         return mcmc.get_samples(), mcmc.get_extra_fields()
